@@ -1,0 +1,165 @@
+"""Finds, verifies and loads I3D weights; without a file it builds the stated proxy network with fixed random weights."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from pipelines.metrics.i3d import MIN_FRAMES, InceptionI3D, preprocess
+
+# Git-blob SHA-1 of the public files. A TorchScript file can run code, so only the known one is opened.
+KNOWN_BLOBS = {
+    "i3d_torchscript.pt": "93daef59c7ae0e9e8f76225521407e60cbafa6aa",
+    "i3d_pretrained_400.pt": "a867b87ac3a9097d200598b1d48a1b890d8ec744",
+}
+TORCHSCRIPT_FILE = "i3d_torchscript.pt"
+STATE_DICT_FILES = ("i3d_pretrained_400.safetensors", "i3d_pretrained_400.pt")
+PROXY_SEED = 16
+PROXY_CLIP_SHAPE = (3, 16, 112, 112)  # (c, t, h, w) of a calibration clip
+
+
+def git_blob_sha1(path: Path) -> str:
+    """SHA-1 of the file at `path` as git hashes a blob: over the header "blob <size>\\0" and the bytes."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class FeatureExtractor:
+    """I3D ready to use. `network` is our InceptionI3D or the verified TorchScript module."""
+
+    network: nn.Module
+    weights_file: str  # name of the file that was loaded, "" for the proxy
+    weights_hash: str  # git-blob SHA-1 of that file; for the proxy "random-" and a SHA-256 of its weights
+    is_proxy: bool  # fixed random weights: scores carry the name proxy_fvd16
+    bn_eps: float | None  # None for TorchScript, which fixes it inside
+    precision: str = "fp32"  # "bf16": autocast, twice as fast on CPUs with AVX512-bf16, recorded in every result
+    batch_size: int = 4  # clips per forward pass
+
+    @torch.inference_mode()
+    def features(self, video_uint8: Tensor) -> Tensor:
+        """video_uint8: (n, t, h, w, 3) uint8, t >= 9 -> (n, 400) fp32 logits on the CPU, before softmax.
+
+        Raises ValueError when the clips are too short or not uint8.
+        """
+        if video_uint8.dtype != torch.uint8 or video_uint8.ndim != 5 or video_uint8.shape[1] < MIN_FRAMES:
+            raise ValueError(
+                f"I3D needs uint8 clips (n, t, h, w, 3) of at least {MIN_FRAMES} frames, got {video_uint8.dtype} of "
+                f"shape {tuple(video_uint8.shape)}; use longer clips."
+            )
+        device = next(self.network.parameters()).device
+        batches = video_uint8.split(self.batch_size)
+        return torch.cat([self._batch_features(batch.to(device)).float().cpu() for batch in batches])
+
+    def _batch_features(self, video_uint8: Tensor) -> Tensor:
+        if self.weights_file == TORCHSCRIPT_FILE:
+            video = rearrange(video_uint8, "n t h w c -> n c t h w").float()
+            return self.network(video, rescale=True, resize=True, return_features=True)
+        with torch.autocast(video_uint8.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.network(preprocess(video_uint8))
+
+
+def load_i3d(
+    weights_dir: str | Path,
+    bn_eps: float = 1e-5,
+    precision: str = "fp32",
+    batch_size: int = 4,
+    device: torch.device | str = "cpu",
+) -> FeatureExtractor:
+    """Load I3D from `weights_dir`, or build the proxy (is_proxy=True) when none of its files is there.
+
+    Looked for in this order: i3d_torchscript.pt, i3d_pretrained_400.safetensors, i3d_pretrained_400.pt. `bn_eps` concerns
+    state dicts only: 1e-5 for the public file, 1e-3 for weights ported from tf-hub. Raises ValueError when a file is there
+    but is not I3D. A TorchScript network always runs in fp32, as published scores did.
+    """
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"I3D precision is fp32 or bf16, got {precision!r}; set one of the two.")
+    folder = Path(weights_dir)
+    path = folder / TORCHSCRIPT_FILE
+    if path.is_file():
+        network = _load_torchscript(path)
+        return FeatureExtractor(
+            network.to(device).eval(), path.name, KNOWN_BLOBS[path.name], False, None, "fp32", batch_size
+        )
+    for path in (folder / name for name in STATE_DICT_FILES):
+        if path.is_file():
+            network = _load_state_dict(path, bn_eps).to(device).eval()
+            return FeatureExtractor(network, path.name, git_blob_sha1(path), False, bn_eps, precision, batch_size)
+    network = build_proxy(bn_eps)
+    return FeatureExtractor(network.to(device), "", hash_weights(network), True, bn_eps, precision, batch_size)
+
+
+def _load_torchscript(path: Path) -> nn.Module:
+    got = git_blob_sha1(path)
+    if got != KNOWN_BLOBS[path.name]:
+        raise ValueError(
+            f"{path} has git-blob SHA-1 {got}, expected {KNOWN_BLOBS[path.name]}: a TorchScript file can run code, so only "
+            f"the known one is opened; fetch it again or supply {STATE_DICT_FILES[0]} or {STATE_DICT_FILES[1]}."
+        )
+    return torch.jit.load(path, map_location="cpu")
+
+
+def _load_state_dict(path: Path, bn_eps: float) -> InceptionI3D:
+    network = InceptionI3D(bn_eps)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state, strict=True)
+    except Exception as error:  # every reader fails in its own way on a file that is something else
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path} does not hold the 344 tensors of I3D with 400 logits ({reason}); replace it by the public "
+            f"i3d_pretrained_400.pt (git-blob SHA-1 {KNOWN_BLOBS['i3d_pretrained_400.pt']}) or remove it."
+        ) from error
+    return network
+
+
+def hash_weights(network: nn.Module) -> str:
+    """ "random-" and the SHA-256 of the network's parameters (not of its statistics, whose last bits vary by CPU)."""
+    digest = hashlib.sha256()
+    for parameter in network.parameters():
+        digest.update(parameter.detach().cpu().numpy().tobytes())
+    return f"random-{digest.hexdigest()}"
+
+
+def calibration_clips(num_clips: int, generator: torch.Generator) -> Tensor:
+    """(num_clips, 3, 16, 112, 112) in [-1, 1]: noise of natural 1/f-like spectrum, each layer drifting at its own speed."""
+    channels, frames, height, width = PROXY_CLIP_SHAPE
+    clips = torch.zeros(num_clips, *PROXY_CLIP_SHAPE)
+    for cells, frame_cells in ((2, 2), (4, 3), (8, 4), (16, 6), (32, 8), (56, 16)):
+        noise = torch.randn(num_clips, channels, frame_cells, cells, cells, generator=generator)
+        layer = F.interpolate(noise, size=(frames, height, width), mode="trilinear", align_corners=False)
+        clips += layer * cells**-0.5
+    return torch.tanh(0.8 * clips)
+
+
+def build_proxy(bn_eps: float, num_clips: int = 3) -> InceptionI3D:
+    """The same network with fixed random weights, in eval mode; it depends on `bn_eps` and a constant seed only.
+
+    He initialisation keeps the variance; batch-norm statistics are those of `calibration_clips`, so that at every layer each
+    channel has mean 0 and variance 1 before its ReLU: without it deep random features of all clips are nearly parallel.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)  # PyTorch's own initialisation, overwritten below
+        network = InceptionI3D(bn_eps)
+        generator = torch.Generator().manual_seed(PROXY_SEED)
+        for module in network.modules():
+            if isinstance(module, nn.Conv3d):
+                fan_in = module.weight[0].numel()
+                module.weight.normal_(0.0, (2 / fan_in) ** 0.5, generator=generator)
+            if isinstance(module, nn.BatchNorm3d):
+                module.momentum = None  # a plain average: after one batch, that batch's statistics
+        network.logits.conv3d.bias.zero_()
+        network.train().trunk(calibration_clips(num_clips, generator))
+    return network.eval()
