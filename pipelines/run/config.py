@@ -1,0 +1,161 @@
+"""Configuration: frozen dataclasses are the schema, YAML files and `key=value` arguments hold the differences.
+
+Each stage is called with `[CONFIG.yaml [overlay.yaml ...]] [key=value ...]`; what does not fit the schema is refused.
+"""
+
+import ast
+import dataclasses
+import inspect
+import io
+import textwrap
+import tokenize
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+T = TypeVar("T")
+GRAMMAR = "arguments are CONFIG.yaml [overlay.yaml ...] [key=value ...]"
+
+
+def load_config(schema: type[T], arguments: Sequence[str], default: Path) -> T:
+    """Merge the YAML files, then the key=value arguments, strictly onto `schema`; without a YAML file use `default`.
+
+    Raises ValueError, in one sentence that names the file or argument and the full key, for anything that does not fit.
+    """
+    is_file = [is_yaml(argument) for argument in arguments]
+    for argument, file in zip(arguments, is_file, strict=True):
+        name = argument.partition("=")[0]
+        if not file and ("=" not in argument or not name or name.startswith("-") or not all(name.split("."))):
+            raise ValueError(f"argument {argument!r} is not understood: {GRAMMAR}, for example run.name=mine")
+    files = [Path(argument) for argument, file in zip(arguments, is_file, strict=True) if file] or [default]
+    config = OmegaConf.structured(schema)
+    for path in files:
+        config = _merge(config, _read_yaml(path, default), f"{path}")
+    for argument in (argument for argument, file in zip(arguments, is_file, strict=True) if not file):
+        config = _merge(config, _read_argument(schema, argument), f"argument {argument!r}")
+    try:
+        return typing.cast(T, OmegaConf.to_object(config))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"the configuration is not usable: {_sentence(error)}") from error
+
+
+def is_yaml(argument: str) -> bool:
+    """Whether a command line argument is a configuration file (and not key=value)."""
+    return "=" not in argument and argument.endswith((".yaml", ".yml"))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config dataclass as plain dicts, lists and scalars: what is written, compared and hashed."""
+    return typing.cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(config), resolve=True))
+
+
+def to_yaml(config: Any) -> str:
+    """A config dataclass, or plain dict, as YAML."""
+    return yaml.safe_dump(config if isinstance(config, dict) else to_dict(config), sort_keys=False, width=120)
+
+
+def describe_options(schema: type, sections: Sequence[str]) -> str:
+    """The help text: every option of the named sections with its type, default and meaning, one per line."""
+    return "\n".join(line for section in sections for line in _describe(schema, section))
+
+
+def _merge(config: DictConfig, change: DictConfig, origin: str) -> DictConfig:
+    try:
+        return typing.cast(DictConfig, OmegaConf.merge(config, change))
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        raise ValueError(f"{origin}: {_sentence(error)}") from error
+
+
+def _read_yaml(path: Path, default: Path) -> DictConfig:
+    if not path.is_file():
+        known = ", ".join(str(file) for file in sorted(default.parent.glob("*.yaml"))) or "none"
+        raise ValueError(f"there is no configuration file {path} (files in {default.parent}: {known})")
+    try:
+        content = OmegaConf.load(path)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ValueError(f"{path} line {line} is not valid YAML: {error.problem or error.context}") from error
+    except (OmegaConfBaseException, UnicodeDecodeError, OSError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read as YAML: {_sentence(error)}") from error
+    if not isinstance(content, DictConfig):
+        raise ValueError(f"{path} must hold sections such as `run:` with options below them, but holds a list")
+    return content
+
+
+def _read_argument(schema: type, argument: str) -> DictConfig:
+    name, _, value = argument.partition("=")
+    is_text = _field_type(schema, name) is str and not value.startswith(("'", '"'))
+    try:
+        parsed = value if is_text else yaml.safe_load(value) if value else ""
+        # from_dotlist reads numbers such as 1e-4 the YAML 1.2 way; text stays exactly as it was typed (007, 1e3)
+        if not is_text and isinstance(parsed, str | int | float):
+            return OmegaConf.from_dotlist([argument if value else f"{name}=''"])
+    except yaml.YAMLError as error:
+        raise ValueError(f"argument {argument!r}: the value is not valid YAML ({_sentence(error)})") from error
+    change: Any = parsed
+    for part in reversed(name.split(".")):
+        change = {part: change}
+    return OmegaConf.create(change)
+
+
+def _field_type(schema: Any, name: str) -> Any:
+    """The declared type behind a dotted name; None when there is no such field."""
+    for part in name.split("."):
+        if not dataclasses.is_dataclass(schema):
+            return typing.get_args(schema)[1] if typing.get_origin(schema) is dict else None
+        schema = typing.get_type_hints(schema).get(part)
+    return schema
+
+
+def _sentence(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    full_key = getattr(error, "full_key", None)
+    # omegaconf leaves its own placeholders in the message when an element of a list has the wrong type
+    message = lines[0].strip().rstrip(".").replace("Value '$VALUE' of type '$VALUE_TYPE'", "an element")
+    return f"{full_key}: {message}" if full_key else message
+
+
+def _describe(schema: type, section: str) -> Iterator[str]:
+    field_type = typing.get_type_hints(schema).get(section)
+    if field_type is None:
+        raise ValueError(f"{schema.__name__} has no section {section!r}")
+    yield from _describe_fields(section, field_type)
+
+
+def _describe_fields(prefix: str, schema: type) -> Iterator[str]:
+    comments, hints = field_comments(schema), typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        name, field_type = f"{prefix}.{field.name}", hints[field.name]
+        if dataclasses.is_dataclass(field_type):
+            yield from _describe_fields(name, typing.cast(type, field_type))
+            continue
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        shown = "" if default is dataclasses.MISSING else f" = {default!r}"
+        type_name = str(field_type) if typing.get_args(field_type) else field_type.__name__
+        yield f"  {name}: {type_name}{shown}\n        {comments.get(field.name, '')}"
+
+
+def field_comments(schema: type) -> dict[str, str]:
+    """The trailing comment on each field's line of a dataclass: {field: meaning}."""
+    source = textwrap.dedent(inspect.getsource(schema))
+    comments = {
+        token.start[0]: token.string.lstrip("# ").strip()
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
+    fields = [node for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+    meanings: dict[str, str] = {}
+    for node in fields:
+        lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        found = [comments[line] for line in lines if line in comments]
+        if found:
+            meanings[typing.cast(ast.Name, node.target).id] = " ".join(found)
+    return meanings

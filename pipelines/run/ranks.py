@@ -1,0 +1,70 @@
+"""Device and processes: one process on a CPU or GPU, or several under torchrun. accelerate finds out which."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+
+# rank 0 validates and saves alone while the others wait
+LONGEST_WAIT = timedelta(hours=6)
+
+
+def connect(device: str = "auto") -> PartialState:
+    """Join the other processes, if any, and choose the device; `.device .process_index .num_processes` are read.
+
+    device: auto, cpu or cuda. Raises ValueError for cuda on a machine without one.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("run.device is cuda, but torch finds no CUDA device: use run.device=auto or cpu")
+    if not PartialState._shared_state:
+        return PartialState(cpu=device == "cpu", timeout=LONGEST_WAIT)
+    return PartialState()
+
+
+def disconnect() -> None:
+    """Leave the process group, if any: without this a process of several aborts at its end."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """The device of a stage: `connect(device).device`."""
+    return connect(device).device
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes, which must all hold gradients of the same parameters."""
+    if not dist.is_initialized():
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if gradients:
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(mean.reshape(gradient.shape))
+
+
+def average(values: torch.Tensor) -> torch.Tensor:
+    """The mean over the processes of a small tensor (n,)."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+        values = values / dist.get_world_size()
+    return values
+
+
+def largest(value: float, device: torch.device) -> float:
+    """The largest `value` of all processes."""
+    if not dist.is_initialized():
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor.item()
+
+
+def wait() -> None:
+    """Wait until every process has come here."""
+    if dist.is_initialized():
+        dist.barrier()

@@ -1,0 +1,96 @@
+"""How a stage file becomes a command: arguments, --help, dry run, and errors as one sentence.
+
+A stage file ends with `main("train_vae", run, Experiment, ("data", "vae", "run"))` under its `__main__` guard.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from pipelines.run.config import GRAMMAR, describe_options, is_yaml, load_config, to_dict, to_yaml
+from pipelines.run.ranks import disconnect
+
+T = TypeVar("T")
+DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
+
+
+def main(
+    name: str,
+    run: Callable[[T], None],
+    schema: type[T],
+    sections: Sequence[str],
+    describe: Callable[[T], str] | None = None,
+    arguments: Sequence[str] | None = None,
+) -> NoReturn:
+    """Run one stage from the command line and exit: 0 done, 2 for what the user can mend, 130 / 143 when interrupted.
+
+    schema: the dataclass of the whole experiment; it has a section `run` (RunConfig).
+    sections: the sections that this stage reads; --help and run.dry_run show these.
+    describe: what run.dry_run prints besides the settings, such as parameter counts and steps.
+    arguments: the command line without the program's name; the process's own when None.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if any(argument in ("--help", "-h") for argument in given):
+        print(_help(name, schema, sections))
+        sys.exit(0)
+    try:
+        config = load_config(schema, given, DEFAULT_CONFIG)
+        if not any(is_yaml(argument) for argument in given):
+            print(f"{name}: no configuration file given, using configs/{DEFAULT_CONFIG.name}", file=sys.stderr)
+        if run_settings(config).dry_run:
+            print(_dry_run(name, config, sections, describe))
+        else:
+            run_stage(name, run, config)
+    except ValueError as error:
+        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        disconnect()
+    sys.exit(0)
+
+
+def run_stage(name: str, run: Callable[[T], None], config: T) -> None:
+    """Call one stage in this process; a ValueError's traceback is kept in the stage's folder as error.txt."""
+    settings = run_settings(config)
+    if settings.threads:
+        import torch
+
+        torch.set_num_threads(settings.threads)
+    record = Path(settings.root) / settings.name / name / "error.txt"
+    try:
+        run(config)
+        record.unlink(missing_ok=True)
+    except ValueError:
+        if record.parent.is_dir():
+            record.write_text(traceback.format_exc(), encoding="utf-8")
+        raise
+
+
+def run_settings(config: Any) -> Any:
+    """The section `run` of an experiment."""
+    return config.run
+
+
+def select(config: Any, sections: Sequence[str]) -> dict[str, Any]:
+    """Some sections of an experiment as plain dicts: what a stage depends on, for `StageFolder.open`."""
+    settings = to_dict(config)
+    return {section: settings[section] for section in sections}
+
+
+def _help(name: str, schema: type, sections: Sequence[str]) -> str:
+    usage = f"python pipelines/{name}.py [CONFIG.yaml [overlay.yaml ...]] [key=value ...]"
+    default = f"Without a configuration file it takes configs/{DEFAULT_CONFIG.name}; the same command resumes."
+    options = describe_options(schema, sections)
+    return f"{usage}\n\n{GRAMMAR}\n{default}\n\nOptions (type = default, then their meaning):\n{options}"
+
+
+def _dry_run(name: str, config: Any, sections: Sequence[str], describe: Callable[[Any], str] | None) -> str:
+    settings = run_settings(config)
+    output = Path(settings.root) / settings.name / name
+    lines = [to_yaml(select(config, sections)), f"output: {output}{' (exists)' if output.exists() else ''}"]
+    return "\n".join(lines + ([describe(config)] if describe else []))
