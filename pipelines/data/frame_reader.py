@@ -1,0 +1,144 @@
+"""Frames of one video file as numpy arrays, read by decord or PyAV; imports no torch, so probe workers stay small.
+
+Policy, the same for both readers: frames are counted in presentation order whatever their time stamps (a variable frame
+rate is not resampled), rotation metadata is applied, alpha is dropped, grey becomes RGB, 10 bit is reduced to 8.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+
+try:
+    import decord
+except ImportError:  # decord has wheels for Linux x86-64 only; PyAV reads everything that decord reads
+    decord = None
+
+# Formats for which decord's old FFmpeg and PyAV give the same bytes; with 10 bit or 4:4:4 decord's colours are wrong.
+DECORD_PIXEL_FORMATS = ("yuv420p", "yuvj420p")
+
+
+def choose_reader(path: Path) -> str:
+    """Name of the reader for a file: "decord" where it is installed and gives PyAV's bytes, else "av".
+
+    Raises:
+        ValueError: the file holds no frame that can be decoded.
+    """
+    if decord is None:
+        return "av"
+    try:
+        with av.open(str(Path(path).absolute())) as container:
+            frame = next(container.decode(video=0))
+        if frame.format.name not in DECORD_PIXEL_FORMATS:
+            return "av"
+        open_decord(path).get_batch([0])
+        return "decord"
+    except decord.DECORDError:
+        return "av"
+    except (av.FFmpegError, IndexError, StopIteration, OSError, RuntimeError) as error:
+        raise ValueError(f"{path} cannot be read as video ({describe(error)}); repair or remove the file") from error
+
+
+def frame_chunks(path: Path, indices: Sequence[int], reader: str, chunk: int = 32) -> Iterator[np.ndarray]:
+    """Yields the frames `indices` (ascending, each once) in pieces, so that a long file never stands in memory whole.
+
+    Args:
+        path: video file.
+        indices: strictly ascending frame numbers from 0.
+        reader: "decord" or "av".
+        chunk: most frames per piece.
+
+    Yields:
+        frames_uint8: (n, h, w, 3), n <= chunk.
+
+    Raises:
+        ValueError: the file cannot be read or ends before the last index.
+    """
+    read = _decord_chunks if reader == "decord" and decord is not None else _av_chunks
+    num_read = 0
+    try:
+        for frames in read(Path(path).absolute(), list(indices), chunk):
+            num_read += len(frames)
+            yield frames
+    except GeneratorExit:
+        raise
+    except Exception as error:  # the readers raise RuntimeError, DECORDError, IndexError, ValueError, FFmpegError, ...
+        raise ValueError(
+            f"{path}: reading with {reader} failed ({describe(error)}); restore the file or run prepare_data again"
+        ) from error
+    if num_read < len(indices):
+        raise ValueError(
+            f"{path} ended before frame {indices[num_read]} was read; restore the file or run prepare_data again"
+        )
+
+
+def read_frames(path: Path, indices: Sequence[int] | None = None, reader: str = "") -> np.ndarray:
+    """Reads frames in the order asked for; None reads all of them.
+
+    Args:
+        path: video file.
+        indices: frame numbers from 0, in any order, repeats allowed.
+        reader: "decord", "av", or "" to choose by the file.
+
+    Returns:
+        frames_uint8: (t, h, w, 3).
+
+    Raises:
+        ValueError: the file cannot be read or has fewer frames.
+    """
+    reader = reader or choose_reader(path)
+    if indices is None:
+        indices = range(count_frames(path, reader))
+    wanted = sorted(set(indices))
+    if not wanted or wanted[0] < 0:
+        raise ValueError(f"{path}: got frame numbers {list(indices)[:5]}, expected at least one and none below 0")
+    frames = np.concatenate(list(frame_chunks(path, wanted, reader)))
+    return frames[np.searchsorted(wanted, indices)]
+
+
+def count_frames(path: Path, reader: str) -> int:
+    """Number of frames that the reader delivers; PyAV decodes them all, because headers can be wrong."""
+    if reader == "decord" and decord is not None:
+        return len(open_decord(path))
+    with av.open(str(Path(path).absolute())) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def open_decord(path: Path) -> "decord.VideoReader":
+    # One thread: background decoding grows memory without bound. Short-lived readers: a long-lived one leaks.
+    return decord.VideoReader(str(Path(path).absolute()), ctx=decord.cpu(0), num_threads=1)
+
+
+def upright(frame: av.VideoFrame) -> np.ndarray:
+    """The frame as (h, w, 3) uint8 RGB, turned as its display matrix says (FFmpeg counts degrees counter-clockwise)."""
+    return np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90) % 4)
+
+
+def describe(error: BaseException) -> str:
+    """First line of an exception of any reader, short enough for a table."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _decord_chunks(path: Path, indices: list[int], chunk: int) -> Iterator[np.ndarray]:
+    video = open_decord(path)
+    indices = [index for index in indices if index < len(video)]
+    for start in range(0, len(indices), chunk):
+        yield video.get_batch(indices[start : start + chunk]).asnumpy()
+
+
+def _av_chunks(path: Path, indices: list[int], chunk: int) -> Iterator[np.ndarray]:
+    # Decoding from the first frame on is exact for every container; seeking is not.
+    wanted, frames = set(indices), []
+    with av.open(str(path)) as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            if number in wanted:
+                frames.append(upright(frame))
+            if len(frames) == chunk:
+                yield np.stack(frames)
+                frames = []
+            if number >= indices[-1]:
+                break
+    if frames:
+        yield np.stack(frames)
