@@ -1,6 +1,6 @@
 """Inception-I3D (Carreira & Zisserman 2017), the feature network of the Frechet video distance.
 
-Parameter names follow the public `i3d_pretrained_400.pt`, so a user's file loads strictly; loading stands in i3d_weights.py.
+Parameter names follow the public `i3d_pretrained_400.pt`, so a user's file loads strictly (i3d_weights.py does it).
 """
 
 import torch
@@ -41,12 +41,16 @@ class Unit3D(nn.Module):
         self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, bn_eps: float | None = 1e-5
     ) -> None:
         super().__init__()
-        self.conv3d = nn.Conv3d(in_channels, out_channels, kernel, stride, bias=bn_eps is None)
+        # At stride 1 SAME is kernel // 2 on both sides; only the strided stem depends on the input's size.
+        padding = kernel // 2 if stride == 1 else 0
+        self.conv3d = nn.Conv3d(in_channels, out_channels, kernel, stride, padding, bias=bn_eps is None)
         self.bn = None if bn_eps is None else nn.BatchNorm3d(out_channels, eps=bn_eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (b, c, t, h, w) -> (b, out_channels, ceil(t / stride), ceil(h / stride), ceil(w / stride))."""
-        x = self.conv3d(pad_same(x, self.conv3d.kernel_size, self.conv3d.stride))
+        if self.conv3d.stride != (1, 1, 1):
+            x = pad_same(x, self.conv3d.kernel_size, self.conv3d.stride)
+        x = self.conv3d(x)
         return x if self.bn is None else F.relu(self.bn(x))
 
 
@@ -59,6 +63,8 @@ class MaxPoolSame(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (b, c, t, h, w), not negative -> (b, c, ceil(t / st), ceil(h / sh), ceil(w / sw))."""
+        if self.stride == (1, 1, 1):
+            return F.max_pool3d(x, self.kernel, self.stride, padding=(1, 1, 1))
         return F.max_pool3d(pad_same(x, self.kernel, self.stride), self.kernel, self.stride)
 
 
@@ -105,7 +111,7 @@ class InceptionI3D(nn.Module):
         self.logits = Unit3D(in_channels, NUM_LOGITS, bn_eps=None)
 
     def trunk(self, x: Tensor) -> Tensor:
-        """x: (b, 3, t, h, w) in [-1, 1] -> (b, 1024, ceil(t / 8), ceil(h / 32), ceil(w / 32)); layers in name order."""
+        """x: (b, 3, t, h, w) in [-1, 1] -> (b, 1024, ceil(t / 8), ceil(h / 32), ceil(w / 32)); layers as declared."""
         for name, layer in self.named_children():
             if name != "logits":
                 x = layer(x)
@@ -113,7 +119,8 @@ class InceptionI3D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (b, 3, t, h, w) in [-1, 1], t >= 9, h, w >= 193 -> (b, 400) logits averaged over time."""
-        x = F.avg_pool3d(self.trunk(x), (2, 7, 7), stride=1)  # (b, 1024, t', 1, 1) at 224 x 224
+        x = self.trunk(x).to(self.logits.conv3d.weight.dtype)  # the trunk may run in bf16
+        x = F.avg_pool3d(x, (2, 7, 7), stride=1)  # (b, 1024, t', 1, 1) at 224 x 224
         return reduce(self.logits(x), "b c t h w -> b c", "mean")
 
 

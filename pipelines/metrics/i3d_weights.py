@@ -1,4 +1,4 @@
-"""Finds, verifies and loads I3D weights; without a file it builds the stated proxy network with fixed random weights."""
+"""Finds, verifies and loads I3D weights; without a file, builds the stated proxy: the same network, random weights."""
 
 import hashlib
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class FeatureExtractor:
     weights_hash: str  # git-blob SHA-1 of that file; for the proxy "random-" and a SHA-256 of its weights
     is_proxy: bool  # fixed random weights: scores carry the name proxy_fvd16
     bn_eps: float | None  # None for TorchScript, which fixes it inside
-    precision: str = "fp32"  # "bf16": autocast, twice as fast on CPUs with AVX512-bf16, recorded in every result
+    precision: str = "fp32"  # "bf16": convolutions in bf16, about twice as fast on CPU, recorded in every result
     batch_size: int = 4  # clips per forward pass
 
     @torch.inference_mode()
@@ -62,8 +62,8 @@ class FeatureExtractor:
         if self.weights_file == TORCHSCRIPT_FILE:
             video = rearrange(video_uint8, "n t h w c -> n c t h w").float()
             return self.network(video, rescale=True, resize=True, return_features=True)
-        with torch.autocast(video_uint8.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.network(preprocess(video_uint8))
+        video = preprocess(video_uint8)
+        return self.network(video.bfloat16() if self.precision == "bf16" else video)
 
 
 def load_i3d(
@@ -75,9 +75,9 @@ def load_i3d(
 ) -> FeatureExtractor:
     """Load I3D from `weights_dir`, or build the proxy (is_proxy=True) when none of its files is there.
 
-    Looked for in this order: i3d_torchscript.pt, i3d_pretrained_400.safetensors, i3d_pretrained_400.pt. `bn_eps` concerns
-    state dicts only: 1e-5 for the public file, 1e-3 for weights ported from tf-hub. Raises ValueError when a file is there
-    but is not I3D. A TorchScript network always runs in fp32, as published scores did.
+    Looked for in this order: i3d_torchscript.pt, i3d_pretrained_400.safetensors, i3d_pretrained_400.pt. `bn_eps` is
+    for state dicts only: 1e-5 for the public file, 1e-3 for weights ported from tf-hub. A TorchScript network always
+    runs in fp32, as published scores did. Raises ValueError when a file is there but is not I3D.
     """
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"I3D precision is fp32 or bf16, got {precision!r}; set one of the two.")
@@ -90,18 +90,25 @@ def load_i3d(
         )
     for path in (folder / name for name in STATE_DICT_FILES):
         if path.is_file():
-            network = _load_state_dict(path, bn_eps).to(device).eval()
-            return FeatureExtractor(network, path.name, git_blob_sha1(path), False, bn_eps, precision, batch_size)
-    network = build_proxy(bn_eps)
-    return FeatureExtractor(network.to(device), "", hash_weights(network), True, bn_eps, precision, batch_size)
+            network, weights_hash = _load_state_dict(path, bn_eps), git_blob_sha1(path)
+            break
+    else:
+        path, network = Path(""), build_proxy(bn_eps)
+        weights_hash = hash_weights(network)
+    if precision == "bf16":  # batch norm takes bf16 activations with its own fp32 statistics
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Conv3d) and not name.startswith("logits"):
+                module.bfloat16()
+    network.to(device).eval()
+    return FeatureExtractor(network, path.name, weights_hash, path.name == "", bn_eps, precision, batch_size)
 
 
 def _load_torchscript(path: Path) -> nn.Module:
     got = git_blob_sha1(path)
     if got != KNOWN_BLOBS[path.name]:
         raise ValueError(
-            f"{path} has git-blob SHA-1 {got}, expected {KNOWN_BLOBS[path.name]}: a TorchScript file can run code, so only "
-            f"the known one is opened; fetch it again or supply {STATE_DICT_FILES[0]} or {STATE_DICT_FILES[1]}."
+            f"{path} has git-blob SHA-1 {got}, expected {KNOWN_BLOBS[path.name]}: a TorchScript file can run code, so "
+            f"only the known one is opened; fetch it again or supply {STATE_DICT_FILES[0]} or {STATE_DICT_FILES[1]}."
         )
     return torch.jit.load(path, map_location="cpu")
 
@@ -134,7 +141,7 @@ def hash_weights(network: nn.Module) -> str:
 
 
 def calibration_clips(num_clips: int, generator: torch.Generator) -> Tensor:
-    """(num_clips, 3, 16, 112, 112) in [-1, 1]: noise of natural 1/f-like spectrum, each layer drifting at its own speed."""
+    """(num_clips, 3, 16, 112, 112) in [-1, 1]: smooth noise of a 1/f-like spectrum, finer layers changing faster."""
     channels, frames, height, width = PROXY_CLIP_SHAPE
     clips = torch.zeros(num_clips, *PROXY_CLIP_SHAPE)
     for cells, frame_cells in ((2, 2), (4, 3), (8, 4), (16, 6), (32, 8), (56, 16)):
@@ -147,8 +154,8 @@ def calibration_clips(num_clips: int, generator: torch.Generator) -> Tensor:
 def build_proxy(bn_eps: float, num_clips: int = 3) -> InceptionI3D:
     """The same network with fixed random weights, in eval mode; it depends on `bn_eps` and a constant seed only.
 
-    He initialisation keeps the variance; batch-norm statistics are those of `calibration_clips`, so that at every layer each
-    channel has mean 0 and variance 1 before its ReLU: without it deep random features of all clips are nearly parallel.
+    He initialisation keeps the variance; batch-norm statistics are those of `calibration_clips`, so that at every layer
+    each channel has mean 0 and variance 1 before its ReLU: else deep random features of all clips are nearly parallel.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)  # PyTorch's own initialisation, overwritten below

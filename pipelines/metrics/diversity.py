@@ -1,0 +1,43 @@
+"""Diversity of generated videos within a class, as a fraction of that of real clips."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+DOWNSAMPLING = 8  # pixels per side of one averaged cell
+
+
+def mean_pairwise_distance(video_uint8: Tensor) -> float:
+    """video_uint8: (n, t, h, w, 3) uint8, n >= 2 -> mean over pairs of the RMS difference, in [0, 1].
+
+    Frames are averaged over 8 x 8 cells first: what is compared is layout, colour and motion. Noise and other fine
+    differences, which a collapsed generator may still show, hardly count.
+    """
+    num_clips = video_uint8.shape[0]
+    frames = rearrange(video_uint8, "n t h w c -> (n t) c h w").float() / 255
+    cell = min(DOWNSAMPLING, *frames.shape[2:])
+    vectors = rearrange(F.avg_pool2d(frames, cell), "(n t) c h w -> n (t c h w)", n=num_clips)
+    return (torch.pdist(vectors).mean() / vectors.shape[1] ** 0.5).item()
+
+
+def diversity(
+    fake_uint8: Tensor, fake_labels: Tensor, real_uint8: Tensor, real_labels: Tensor
+) -> tuple[float, dict[int, float]]:
+    """Mean over classes of (mean pairwise distance of generated videos) / (that of real clips), and each class's ratio.
+
+    fake_uint8, real_uint8: (n, t, h, w, 3) uint8; *_labels: (n,) int, equal labels for a set without classes. About 1
+    for a faithful generator, 0 for one that repeats one video per class. Classes with fewer than 2 clips on either side
+    are left out; ValueError when none is left.
+    """
+    ratios: dict[int, float] = {}
+    for label in sorted(set(fake_labels.tolist()) & set(real_labels.tolist())):
+        fake, real = fake_uint8[fake_labels == label], real_uint8[real_labels == label]
+        if min(len(fake), len(real)) >= 2:
+            real_distance = mean_pairwise_distance(real)
+            if real_distance == 0:
+                raise ValueError(f"all real clips of class {label} are identical; give diversity different ones.")
+            ratios[label] = mean_pairwise_distance(fake) / real_distance
+    if not ratios:
+        raise ValueError("diversity needs a class with 2 generated and 2 real clips, got none; sample more per class.")
+    return sum(ratios.values()) / len(ratios), ratios
