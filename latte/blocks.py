@@ -1,0 +1,104 @@
+"""Latte's transformer block and final layer: adaLN-Zero, attention over space, time or both, MLP."""
+
+from functools import partial
+from typing import Literal
+
+import torch
+from einops import rearrange
+from timm.layers import Mlp
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+Axis = Literal["space", "time", "both"]
+
+# tokens are (b, f, s, d): f frames of s patches; attention mixes the axis that is named last
+TO_HEADS = {
+    "space": "b f s (n heads d) -> n (b f) heads s d",
+    "time": "b f s (n heads d) -> n (b s) heads f d",
+    "both": "b f s (n heads d) -> n b heads (f s) d",
+}
+FROM_HEADS = {
+    "space": "(b f) heads s d -> b f s (heads d)",
+    "time": "(b s) heads f d -> b f s (heads d)",
+    "both": "b heads (f s) d -> b f s (heads d)",
+}
+
+
+def layer_norm(width: int) -> nn.LayerNorm:
+    return nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x (b, f, s, d) times 1 + scale plus shift, both (b, 1, 1, d)."""
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+class Modulation(nn.Module):
+    """adaLN-Zero: `num` vectors from the condition, made once per sample in float32 and broadcast over its tokens."""
+
+    def __init__(self, width: int, num: int) -> None:
+        super().__init__()
+        self.num = num
+        self.linear = nn.Linear(width, num * width)
+
+    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
+        """condition: (b, d) -> `num` tensors (b, 1, 1, d)."""
+        with torch.autocast(condition.device.type, enabled=False):
+            vectors = self.linear(nn.functional.silu(condition))  # (b, num d)
+        return rearrange(vectors, "b (num d) -> num b 1 1 d", num=self.num).unbind()
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention through SDPA over one axis of the tokens, or over all of them."""
+
+    def __init__(self, width: int, heads: int, axis: Axis, qk_norm: bool) -> None:
+        super().__init__()
+        self.heads, self.axis = heads, axis
+        self.qkv = nn.Linear(width, 3 * width)
+        self.query_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.key_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (b, f, s, d) -> the same shape."""
+        _, f, s, _ = x.shape
+        query, key, value = rearrange(self.qkv(x), TO_HEADS[self.axis], n=3, heads=self.heads).unbind()
+        query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
+        mixed = scaled_dot_product_attention(query, key, value)
+        inner = {"s": s} if self.axis == "time" else {"f": f}
+        return self.output(rearrange(mixed, FROM_HEADS[self.axis], **inner))
+
+
+class LatteBlock(nn.Module):
+    """x + gate * attention(modulated x), then the same with an MLP (Peebles & Xie 2023, adaLN-Zero)."""
+
+    def __init__(self, width: int, heads: int, axis: Axis, qk_norm: bool, mlp_ratio: float) -> None:
+        super().__init__()
+        self.modulation = Modulation(width, 6)
+        self.attention_norm = layer_norm(width)
+        self.attention = Attention(width, heads, axis, qk_norm)
+        self.mlp_norm = layer_norm(width)
+        self.mlp = Mlp(width, int(width * mlp_ratio), act_layer=partial(nn.GELU, approximate="tanh"))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x: (b, f, s, d), condition: (b, d) -> (b, f, s, d)."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)  # each (b, 1, 1, d)
+        x = torch.addcmul(x, gate_a, self.attention(modulate(self.attention_norm(x), shift_a, scale_a)))
+        return torch.addcmul(x, gate_m, self.mlp(modulate(self.mlp_norm(x), shift_m, scale_m)))
+
+
+class FinalLayer(nn.Module):
+    """Modulated LayerNorm, then one linear head per stream; float32."""
+
+    def __init__(self, width: int, head_sizes: dict[str, int]) -> None:
+        super().__init__()
+        self.norm = layer_norm(width)
+        self.modulation = Modulation(width, 2)
+        self.heads = nn.ModuleDict({stream: nn.Linear(width, size) for stream, size in head_sizes.items()})
+
+    def forward(self, x: Tensor, condition: Tensor, num_frames: list[int]) -> dict[str, Tensor]:
+        """x: (b, f, s, d) with the streams' frames one after the other -> {stream: (b, f_stream, s, size)}."""
+        with torch.autocast(x.device.type, enabled=False):
+            shift, scale = self.modulation(condition)
+            frames = modulate(self.norm(x.float()), shift, scale).split(num_frames, dim=1)
+            return {stream: head(part) for (stream, head), part in zip(self.heads.items(), frames, strict=True)}

@@ -1,0 +1,115 @@
+"""Latte (Ma et al. 2024), variant 1: a diffusion transformer over the streams of a latent layout."""
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from einops import rearrange
+from torch import Tensor, nn
+
+from latte.blocks import FinalLayer, LatteBlock
+from latte.config import LatteArchitecture
+from latte.embeddings import TimeEmbedding, sincos, spatial_positions
+from latte.latent_layout import LatentLayout
+
+
+class Latte(ModelMixin, ConfigMixin):
+    """Predicts the objective's target for every stream; `architecture` is `asdict(LatteArchitecture)`."""
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(self, architecture: dict) -> None:
+        super().__init__()
+        self.gradient_checkpointing = False
+        self.architecture = LatteArchitecture.from_dict(architecture)
+        self.architecture.check()
+        depth, width, heads, self.patch = self.architecture.dimensions()
+        self.layout: LatentLayout = self.architecture.layout_of_parts()
+        self.num_classes = len(self.architecture.classes)
+        self.predicts_variance = self.architecture.objective == "epsilon"
+        factorised = self.architecture.attention == "factorised"
+        # Latte adds the temporal positions between its first spatial and its first temporal block; full attention mixes
+        # time at once and gets them at the input
+        self.first_temporal_block = 1 if factorised else 0
+
+        streams, values = self.layout.streams, self.patch**2
+        self.patch_embeddings = nn.ModuleDict({s.name: nn.Linear(s.channels * values, width) for s in streams})
+        if len(streams) > 1:
+            self.stream_embedding = nn.Parameter(torch.empty(len(streams), width))
+        self.time_embedding = TimeEmbedding(width)
+        if self.num_classes:
+            self.label_embedding = nn.Embedding(self.num_classes + 1, width)  # the last row is "no class"
+        axes = ("space", "time") if factorised else ("both", "both")
+        self.blocks = nn.ModuleList(
+            LatteBlock(width, heads, axes[i % 2], self.architecture.qk_norm, self.architecture.mlp_ratio)
+            for i in range(depth)
+        )
+        outputs = 2 * values if self.predicts_variance else values
+        self.final_layer = FinalLayer(width, {s.name: s.channels * outputs for s in streams})
+
+        times = [stream.first_time + frame for stream in streams for frame in range(stream.frames)]
+        rows, columns = streams[0].height // self.patch, streams[0].width // self.patch
+        self.register_buffer("frame_positions", sincos(torch.tensor(times), width), persistent=False)
+        self.register_buffer("patch_positions", spatial_positions(rows, columns, width), persistent=False)
+        self.initialise()
+        if self.architecture.gradient_checkpointing:
+            self.enable_gradient_checkpointing()
+
+    def initialise(self) -> None:
+        """As DiT: Xavier weights, N(0, 0.02) embeddings, and zero where the identity should be at the start."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for linear in (self.time_embedding.mlp.linear_1, self.time_embedding.mlp.linear_2):
+            nn.init.normal_(linear.weight, std=0.02)
+        if self.num_classes:
+            nn.init.normal_(self.label_embedding.weight, std=0.02)
+        if len(self.layout.streams) > 1:
+            nn.init.normal_(self.stream_embedding, std=0.02)
+        modulations = [block.modulation.linear for block in self.blocks] + [self.final_layer.modulation.linear]
+        for linear in (*modulations, *self.final_layer.heads.values()):
+            nn.init.zeros_(linear.weight)
+
+    def forward(self, streams: dict[str, Tensor], timestep: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        """One prediction per stream.
+
+        streams: {stream: (b, C, T, h, w)}; timestep: (b,) in [0, 1000], 0 = data; labels: (b,) int64, `num_classes` =
+        no class, ignored by an unconditional model. Returns {stream: (b, C_out, T, h, w)} in float32, where C_out is C, or
+        2 C when the model predicts variances too (first C: noise, last C: variance, each in [-1, 1]).
+        """
+        condition = self.time_embedding(timestep)  # (b, d)
+        if self.num_classes:
+            condition = condition + self.label_embedding(labels)
+        x = self.embed(streams)  # (b, f, s, d)
+        for index, block in enumerate(self.blocks):
+            if index == self.first_temporal_block:
+                x = x + rearrange(self.frame_positions, "f d -> f 1 d")
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                x = self._gradient_checkpointing_func(block, x, condition)
+            else:
+                x = block(x, condition)  # (b, f, s, d)
+        patches = self.final_layer(x, condition, [stream.frames for stream in self.layout.streams])
+        return {
+            stream.name: rearrange(
+                patches[stream.name],  # (b, f, s, p p c)
+                "b f (h w) (p q c) -> b c f (h p) (w q)",
+                h=stream.height // self.patch,
+                p=self.patch,
+                q=self.patch,
+            )
+            for stream in self.layout.streams
+        }
+
+    def embed(self, streams: dict[str, Tensor]) -> Tensor:
+        """{stream: (b, C, T, h, w)} -> tokens (b, f, s, d): patches and their positions, streams one after the other."""
+        frames = []
+        for index, stream in enumerate(self.layout.streams):
+            patches = rearrange(
+                streams[stream.name], "b c f (h p) (w q) -> b f (h w) (c p q)", p=self.patch, q=self.patch
+            )
+            tokens = self.patch_embeddings[stream.name](patches)  # (b, f_stream, s, d)
+            if len(self.layout.streams) > 1:
+                tokens = tokens + self.stream_embedding[index]
+            frames.append(tokens)
+        return torch.cat(frames, dim=1) + self.patch_positions
