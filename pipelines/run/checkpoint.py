@@ -1,0 +1,187 @@
+"""Checkpoints that survive a kill at any instant: written aside, listed in a manifest, flushed, renamed; then pruned.
+
+checkpoints/step-00000200/  <group>.safetensors ...  state.json  MANIFEST.json (size and sha256 of each file)
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+MANIFEST, STATE = "MANIFEST.json", "state.json"
+VOLATILE_CONFIG_KEYS = ("_diffusers_version", "_name_or_path")
+AT_WORKING_DIRECTORY, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One verified checkpoint: tensors by group and name (on the CPU), and JSON state."""
+
+    step: int
+    tensors: dict[str, dict[str, torch.Tensor]]
+    state: dict[str, Any]
+    path: Path
+
+
+def save_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, Any], keep: int
+) -> Path:
+    """Write folder/step-N and then remove all but the newest `keep`; raises ValueError when it cannot be written.
+
+    Whatever happens meanwhile, the checkpoints that stood there before can still be loaded.
+    """
+
+    def write(target: Path) -> None:
+        for group, named in tensors.items():
+            save_file(_saveable(named), target / f"{group}.safetensors")
+        (target / STATE).write_text(json.dumps({"step": step, **state}, indent=2), encoding="utf-8")
+        listed = {
+            file.name: {"size": file.stat().st_size, "sha256": hash_file(file)} for file in sorted(target.iterdir())
+        }
+        (target / MANIFEST).write_text(json.dumps(listed, indent=2), encoding="utf-8")
+
+    target = folder / f"step-{step:08d}"
+    _sweep(folder, r"step-\d+")
+    publish(target, write)
+    for old in _steps(folder)[max(keep, 1) :]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def load_latest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint whose files are what its manifest says; None when there is none at all.
+
+    A damaged one is named on stderr and the one before it is taken. Raises ValueError when all are damaged.
+    """
+    found = _steps(folder)
+    for path in found:
+        fault = find_fault(path)
+        if fault is None:
+            state = json.loads((path / STATE).read_text(encoding="utf-8"))
+            tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+            return Checkpoint(step=state["step"], tensors=tensors, state=state, path=path)
+        print(f"WARNING: checkpoint {path} is damaged ({fault}); trying the one before it", file=sys.stderr, flush=True)
+    if found:
+        raise ValueError(f"no checkpoint in {folder} is intact: remove that folder to begin again from step 0")
+    return None
+
+
+def find_fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint folder, or None: every listed file is there with its size and sha256."""
+    try:
+        listed = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        for name, expected in listed.items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != expected["size"] or hash_file(file) != expected["sha256"]:
+                return f"{name} is not what was written"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return f"{MANIFEST} cannot be read: {error}"
+    return None if STATE in listed else f"{STATE} is not listed"
+
+
+def publish(folder: Path, write: Callable[[Path], None]) -> None:
+    """Make or replace a folder in one instant: a reader, or a run after a kill, sees the old one or the new one whole.
+
+    write: fills the empty folder it is given. Raises ValueError when the disk refuses; the old folder then stands.
+    """
+    temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder.parent, re.escape(folder.name))
+        temporary.mkdir()
+        write(temporary)
+        for path in [*temporary.rglob("*"), temporary]:
+            _flush(path)
+        if folder.exists():
+            _exchange(temporary, folder)
+        else:
+            os.replace(temporary, folder)
+        _flush(folder.parent)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{folder} could not be written ({error}): make room there and start the same command again; "
+            "what was saved before is untouched"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def hash_folder(path: Path) -> str:
+    """sha256 over weights and config of a `save_pretrained` folder: what a later stage records as its input.
+
+    Not included: the library version that diffusers notes in config.json.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.suffix == ".safetensors":
+            digest.update(f"{file.relative_to(path)} {hash_file(file)}\n".encode())
+        elif file.name == "config.json":
+            config = json.loads(file.read_text(encoding="utf-8"))
+            kept = {name: value for name, value in config.items() if name not in VOLATILE_CONFIG_KEYS}
+            digest.update(f"{file.relative_to(path)} {json.dumps(kept, sort_keys=True)}\n".encode())
+    return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _steps(folder: Path) -> list[Path]:
+    """The checkpoint folders, newest first."""
+    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
+def _sweep(folder: Path, name: str) -> None:
+    """Remove what killed processes left half written; nobody else is writing, since the stage folder is locked."""
+    for path in folder.glob(".*"):
+        if re.fullmatch(rf"\.{name}-\d+(-aside)?", path.name):
+            shutil.rmtree(path)
+
+
+def _saveable(named: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return dict(_distinct(named))
+
+
+def _distinct(named: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    # safetensors refuses tensors that share memory (tied weights): the second of a pair is copied
+    seen: set[int] = set()
+    for name, tensor in named.items():
+        saved = tensor.detach().cpu().contiguous()
+        address = saved.untyped_storage().data_ptr()
+        yield name, saved.clone() if address in seen else saved
+        seen.add(address)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Swap two folders: in one instant where the system can (Linux), else by two renames."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    paths = (AT_WORKING_DIRECTORY, os.fsencode(first), AT_WORKING_DIRECTORY, os.fsencode(second))
+    if rename is None or rename(*paths, RENAME_EXCHANGE) != 0:
+        aside = first.with_name(f"{first.name}-aside")
+        os.replace(second, aside)
+        os.replace(first, second)
+        os.replace(aside, first)
