@@ -1,0 +1,63 @@
+"""Loss terms as free functions; every one is a mean, so that numbers compare across sizes (the KL alone is a sum per clip).
+
+Pixel losses are measured on [-0.5, 0.5], half of the video's range: the scale of the weights in the paper.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from vae.wavelet import haar_spatial, haar_spatiotemporal, split_bands
+
+
+def pixel_l1(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean absolute error of (b, c, t, h, w) in [-1, 1], on the half scale. Scalar."""
+    return (decoded.float() - target.float()).abs().mean() / 2
+
+
+def wavelet_l1(
+    decoded: torch.Tensor, target: torch.Tensor, starts_with_image: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """L1 of the Haar bands (LeanVAE): (mean over low bands, mean over high bands), on the half scale.
+
+    decoded, target: (b, 3, t, h, w), even h and w; frame 0 stands alone when starts_with_image, the rest in pairs.
+    """
+    difference = (decoded.float() - target.float()) / 2
+    num_images = int(starts_with_image)
+    image, groups = difference.split([num_images, difference.shape[2] - num_images], dim=2)
+    bands = []
+    if image.shape[2]:
+        bands.append(split_bands(haar_spatial(image), image.shape[1]))
+    if groups.shape[2]:
+        bands.append(split_bands(haar_spatiotemporal(groups), groups.shape[1]))
+    low, high = (torch.cat([band.abs().flatten() for band in level]).mean() for level in zip(*bands, strict=True))
+    return low, high
+
+
+def psnr(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """PSNR in dB of every clip from the MSE of the whole clip: (b, c, t, h, w) in [-1, 1] -> (b,)."""
+    error = (decoded.float().clamp(-1, 1) - target.float()).square().flatten(1).mean(dim=1)
+    return 10 * torch.log10(4 / error.clamp_min(1e-10))
+
+
+def total_variation(flow: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of neighbouring pixels of (b, c, t, h, w). Scalar."""
+    return flow.diff(dim=-1).abs().mean() + flow.diff(dim=-2).abs().mean()
+
+
+def hinge_discriminator_loss(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
+    """Hinge loss of the discriminator. Scalar."""
+    return 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())
+
+
+def generator_loss(fake_logits: torch.Tensor) -> torch.Tensor:
+    """Hinge loss of the generator. Scalar."""
+    return -fake_logits.mean()
+
+
+def lecam_loss(
+    real_logits: torch.Tensor, fake_logits: torch.Tensor, real_average: torch.Tensor, fake_average: torch.Tensor
+) -> torch.Tensor:
+    """LeCam regularisation (Tseng et al. 2021, Eq. 4): keeps each side near the moving average of the other. Scalar."""
+    return F.relu(real_logits - fake_average).square().mean() + F.relu(real_average - fake_logits).square().mean()

@@ -1,0 +1,68 @@
+"""The motion module M: predicts scale-space flow from a frame and its keyframe (DeCo-VAE Eq. 4).
+
+Same network as the motion encoder and decoder of CompressAI's ssf2020, without its hyperprior; 2,896,963 parameters at
+width 128. Trained by `pipelines/train_motion.py`, used frozen (phase 1) or trained along (phase 2) by the VAE.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from einops import rearrange
+from torch import nn
+
+from vae.scale_space_flow import NUM_LEVELS, pad_to_multiple
+
+INITIAL_LEVEL = 0.1  # nearly sharp, but inside the volume: at level 0 the border has no gradient
+
+
+@dataclass(frozen=True)
+class MotionModuleConfig:
+    """Size of the motion module."""
+
+    width: int = 128  # channels of the hidden layers; the bottleneck has 1.5 times as many
+
+
+def _halve(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel_size=5, stride=2, padding=2)
+
+
+def _double(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(in_channels, out_channels, kernel_size=5, stride=2, padding=2, output_padding=1)
+
+
+class MotionModule(ModelMixin, ConfigMixin):
+    """(current frame, keyframe) -> flow x, flow y in pixels and the scale as a level index in [0, 5]."""
+
+    @register_to_config
+    def __init__(self, architecture: dict) -> None:
+        super().__init__()
+        width = MotionModuleConfig(**architecture).width
+        bottleneck = width * 3 // 2
+        self.motion_encoder = nn.Sequential(
+            _halve(6, width), nn.ReLU(), _halve(width, width), nn.ReLU(), _halve(width, width), nn.ReLU(),
+            _halve(width, bottleneck),
+        )  # fmt: skip
+        self.motion_decoder = nn.Sequential(
+            _double(bottleneck, width), nn.ReLU(), _double(width, width), nn.ReLU(), _double(width, width), nn.ReLU(),
+            _double(width, 3),
+        )  # fmt: skip
+        head = self.motion_decoder[-1]
+        with torch.no_grad():  # begin near the identity warp
+            head.weight.mul_(0.1)
+            head.bias.copy_(torch.tensor([0.0, 0.0, INITIAL_LEVEL]))
+
+    def forward(self, video: torch.Tensor, keyframe: torch.Tensor) -> torch.Tensor:
+        """video: (b, 3, t, h, w), keyframe: (b, 3, h, w), both in [-1, 1] -> motion (b, 3, t, h, w), fp32."""
+        num_frames, height, width = video.shape[2:]
+        current = rearrange(video, "b c t h w -> (b t) c h w")
+        reference = keyframe.repeat_interleave(num_frames, dim=0)
+        # DeCo-VAE Eq. 4: m_t = M(Concat(x_t, x_0)); M reads RGB in [0, 1]
+        pair = (torch.cat([current, reference], dim=1) + 1) / 2
+        motion = self.motion_decoder(self.motion_encoder(pad_to_multiple(pair))).float()
+        flow, level = motion[..., :height, :width].split([2, 1], dim=1)
+        motion = torch.cat([flow, level.clamp(0, NUM_LEVELS)], dim=1)
+        return rearrange(motion, "(b t) c h w -> b c t h w", t=num_frames)
