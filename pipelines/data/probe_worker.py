@@ -1,0 +1,126 @@
+"""Checks video files one by one in a process of its own: the child side of probe.py, without torch.
+
+Reads one JSON request per line from stdin, answers with one JSON line on stdout. May crash, hang or run out of memory on a
+hostile file: the parent sees it, notes the file and starts another worker.
+"""
+
+import hashlib
+import json
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+
+from pipelines.data import frame_reader
+
+
+def check(path: Path, max_frame_pixels: int, max_file_pixels: int) -> dict[str, int | float | str]:
+    """Decodes a whole file, because headers can be wrong and only what was decoded once can be relied on.
+
+    Returns:
+        {"sha256", "num_frames", "width", "height", "fps", "reader"}, or {"error": reason, perhaps "sha256"}.
+    """
+    if not path.is_file():
+        return {"error": "not a file" if path.exists() else "missing"}
+    if path.stat().st_size == 0:
+        return {"error": "empty file (0 bytes)"}
+    with path.open("rb") as file:
+        result: dict[str, int | float | str] = {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    try:
+        # Only local files: a playlist must not make the machine fetch something.
+        with av.open(str(path), options={"protocol_whitelist": "file,crypto,data"}) as container:
+            result |= _decode(path, container, max_frame_pixels, max_file_pixels)
+    except (av.FFmpegError, OSError, ValueError, RuntimeError, IndexError) as error:
+        result["error"] = _reason(error)
+    except MemoryError:
+        result["error"] = "decoding needs more memory than data.probe_memory_mb allows"
+    return result
+
+
+def _decode(path: Path, container: av.container.InputContainer, max_frame: int, max_file: int) -> dict:
+    if not container.streams.video:
+        return {"error": "no video stream" + (" (audio only)" if container.streams.audio else "")}
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        return {"error": "no decoder for its video (encrypted or an unknown codec)"}
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > max_frame:
+        return {"error": f"oversized: {width}x{height} is more than data.max_frame_pixels {max_frame}"}
+    num_frames, kept, last, shape, damage = 0, {}, None, None, ""
+    frames = _until_error(container)
+    for frame in frames:
+        if isinstance(frame, str):
+            damage = frame
+            break
+        if frame.width * frame.height > max_frame or frame.width * frame.height * (num_frames + 1) > max_file:
+            return {"error": f"oversized: {frame.width}x{frame.height} x {num_frames + 1} frames or more"}
+        if shape not in (None, (frame.width, frame.height)):
+            return {"error": f"its picture size changes at frame {num_frames}"}
+        shape, last = (frame.width, frame.height), frame
+        if num_frames & (num_frames - 1) == 0:  # 0, 1, 2, 4, 8, ...: to compare the readers with
+            kept[num_frames] = frame_reader.upright(frame)
+        num_frames += 1
+    if last is None:
+        return {"error": f"no frame can be decoded ({damage or 'it holds none, or they are encrypted'})"}
+    kept[num_frames - 1] = frame_reader.upright(last)
+    height, width, _ = kept[0].shape
+    return {
+        "num_frames": num_frames,
+        "width": width,
+        "height": height,
+        "fps": float(stream.average_rate or stream.guessed_rate or 0),
+        "reader": _agreed_reader(path, num_frames, kept),
+    }
+
+
+def _until_error(container: av.container.InputContainer) -> Iterator[av.VideoFrame | str]:
+    """Frames up to the first damage, then its description: those frames are what a reader can deliver."""
+    try:
+        yield from container.decode(video=0)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        yield _reason(error)
+
+
+def _agreed_reader(path: Path, num_frames: int, kept: dict[int, np.ndarray]) -> str:
+    """"decord" where it has the same number of frames and the same bytes, also when it seeks backwards; else "av"."""
+    if frame_reader.decord is None or frame_reader.choose_reader(path) != "decord":
+        return "av"
+    try:
+        video = frame_reader.open_decord(path)
+        if len(video) != num_frames:
+            return "av"
+        same = all(np.array_equal(video.get_batch([i]).asnumpy()[0], kept[i]) for i in sorted(kept, reverse=True))
+    except (RuntimeError, IndexError, ValueError, frame_reader.decord.DECORDError):
+        return "av"
+    return "decord" if same else "av"
+
+
+def _reason(error: BaseException) -> str:
+    text = frame_reader.describe(error)
+    if "Cannot allocate memory" in text:
+        return "decoding needs more memory than data.probe_memory_mb allows"
+    # "[Errno 1094995529] Invalid data found when processing input: '/long/path'" -> "Invalid data found ..."
+    text = text.split("] ", 1)[-1].split(": '", 1)[0]
+    return f"unreadable: {text}"
+
+
+def main() -> None:
+    """Serves requests {"path", "max_frame_pixels", "max_file_pixels"} until stdin ends; argument: memory limit in MB."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # decoders that print must not disturb the answers
+    limit = int(sys.argv[1]) * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    print(json.dumps({"ready": True}), file=answers, flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        result = check(Path(request["path"]), request["max_frame_pixels"], request["max_file_pixels"])
+        print(json.dumps(result), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
