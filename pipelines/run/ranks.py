@@ -68,3 +68,10 @@ def wait() -> None:
     """Wait until every process has come here."""
     if dist.is_initialized():
         dist.barrier()
+
+
+def broadcast(tensors: Iterable[torch.Tensor]) -> None:
+    """Give every process rank 0's values, in place."""
+    if dist.is_initialized():
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)

@@ -1,0 +1,40 @@
+"""Ctrl-C and SIGTERM during training: noted, so that the loop can finish its step, save and say how to go on."""
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interruption:
+    """Context manager: `.signal_number` is 0 until SIGINT or SIGTERM comes. A second one acts at once, as usual."""
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+        self.command = shlex.join(["python", *sys.argv])
+        self._before: dict[int, Any] = {}
+        self._process = os.getpid()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal_number = number
+        self._restore()
+        if os.getpid() == self._process:  # forked data workers inherit this handler and stay quiet
+            print("\nfinishing this step, then saving; once more stops at once", file=sys.stderr, flush=True)
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers there only
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._restore()

@@ -1,0 +1,119 @@
+"""One optimiser step of one player: micro-batches, mean gradient over the processes, finite check, clipping, step."""
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipelines.run.random_keys import Draws
+from pipelines.run.ranks import average, average_gradients
+
+if TYPE_CHECKING:
+    from pipelines.run.loop import LoopConfig, TrainingTask
+
+NUM_CLIPS_NAMED = 8
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def update_player(
+    task: "TrainingTask",
+    player: str,
+    optimizer: torch.optim.Optimizer,
+    batch: dict[str, Any],
+    draws: Draws,
+    step: int,
+    lr: float,
+    config: "LoopConfig",
+) -> dict[str, float]:
+    """Update the weights of one player once; returns {"<player>/loss", "<player>/grad_norm", "<player>/<term>"}.
+
+    The micro-batches' losses are weighted by their share, so the result equals that of the whole batch to rounding.
+    Raises ValueError, with the weights untouched, when the loss or the gradient is not finite or memory runs out.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    # Another player's loss may have left gradients here; and what is frozen in this phase must have none.
+    for other in task.players.values():
+        other.zero_grad(set_to_none=True)
+    try:
+        names, values, micro_losses = _accumulate(task, player, batch, draws, step, config, parameters[0].device)
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not any(text in str(error).lower() for text in OUT_OF_MEMORY):
+            raise
+        raise ValueError(
+            f"step {step} of {task.stage} ran out of memory with {len(draws.indices)} samples in this process, "
+            f"{config.micro_batch_size or len(draws.indices)} at once: give a smaller micro_batch_size"
+        ) from error
+
+    average_gradients(parameters)
+    limit = config.clip_grad_norm or math.inf
+    grad_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+    # One transfer per step; the mean over the processes is not finite in all of them when it is not in one.
+    means = average(torch.cat([values, grad_norm.reshape(1).to(values)])).tolist()
+    logged = {f"{player}/{name}": value for name, value in zip([*names, "grad_norm"], means, strict=True)}
+    if not (math.isfinite(logged[f"{player}/loss"]) and math.isfinite(logged[f"{player}/grad_norm"])):
+        raise ValueError(_not_finite(task.stage, player, step, logged, batch, micro_losses, config))
+
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+    optimizer.step()
+    return logged
+
+
+def _accumulate(
+    task: "TrainingTask",
+    player: str,
+    batch: dict[str, Any],
+    draws: Draws,
+    step: int,
+    config: "LoopConfig",
+    device: torch.device,
+) -> tuple[list[str], torch.Tensor, list[torch.Tensor]]:
+    """Add up the gradient over the micro-batches: names and means (n,) of the scalars, and each micro-batch's loss."""
+    names: list[str] = []
+    means: torch.Tensor | None = None
+    micro_losses = []
+    num_samples = len(draws.indices)
+    for start, stop in _slices(num_samples, config.micro_batch_size):
+        part = {name: _to_device(value[start:stop], device) for name, value in batch.items()}
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+            loss, terms = task.loss(player, part, draws.part(start, stop), step)
+        share = (stop - start) / num_samples
+        (loss * share).backward()
+        names = ["loss", *terms]
+        scalars = torch.stack([value.detach().double().reshape(()) for value in (loss, *terms.values())]) * share
+        means = scalars if means is None else means + scalars
+        micro_losses.append(loss.detach())
+    assert means is not None, "a batch holds at least one sample"
+    return names, means, micro_losses
+
+
+def _slices(num_samples: int, micro_batch_size: int) -> Iterator[tuple[int, int]]:
+    size = micro_batch_size or num_samples
+    for start in range(0, num_samples, size):
+        yield start, min(start + size, num_samples)
+
+
+def _to_device(value: Any, device: torch.device) -> Any:
+    return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+
+
+def _not_finite(
+    stage: str,
+    player: str,
+    step: int,
+    logged: dict[str, float],
+    batch: dict[str, Any],
+    micro_losses: list[torch.Tensor],
+    config: "LoopConfig",
+) -> str:
+    names = [str(name) for name in batch.get("path", batch.get("id", batch["index"]))]
+    parts = zip(_slices(len(names), config.micro_batch_size), micro_losses, strict=True)
+    clips = [name for (start, stop), loss in parts if not torch.isfinite(loss) for name in names[start:stop]] or names
+    values = ", ".join(f"{name} = {value:g}" for name, value in logged.items() if not math.isfinite(value))
+    more = f" and {len(clips) - NUM_CLIPS_NAMED} more" if len(clips) > NUM_CLIPS_NAMED else ""
+    return (
+        f"{stage} stopped at step {step} before updating {player!r}, because {values} (clips: "
+        f"{', '.join(clips[:NUM_CLIPS_NAMED])}{more}): look at these clips, or give a lower lr"
+        f"{', or precision fp32' if config.precision != 'fp32' else ''}, and start again from the last checkpoint"
+    )
