@@ -140,7 +140,7 @@ def spread(values: Tensor) -> Tensor:
 
 
 def signal_levels() -> Tensor:
-    """DDPM's cumulative alphas, 1000 linear betas from 1e-4 to 0.02, fp64 (1001,): entry t + 1 is timestep t, 0 data."""
+    """DDPM's cumulative alphas, 1000 linear betas from 1e-4 to 0.02, fp64 (1001,): entry t + 1 is step t, 0 data."""
     betas = torch.linspace(1e-4, 0.02, NUM_TIMESTEPS, dtype=torch.float64)
     return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas, dim=0)])
 

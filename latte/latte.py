@@ -75,7 +75,7 @@ class Latte(ModelMixin, ConfigMixin):
         """One prediction per stream.
 
         streams: {stream: (b, C, T, h, w)}; timestep: (b,) in [0, 1000], 0 = data; labels: (b,) int64, `num_classes` =
-        no class, ignored by an unconditional model. Returns {stream: (b, C_out, T, h, w)} in float32, where C_out is C, or
+        no class, ignored by an unconditional model. Returns {stream: (b, C_out, T, h, w)} in float32: C_out is C, or
         2 C when the model predicts variances too (first C: noise, last C: variance, each in [-1, 1]).
         """
         condition = self.time_embedding(timestep)  # (b, d)
@@ -102,7 +102,7 @@ class Latte(ModelMixin, ConfigMixin):
         }
 
     def embed(self, streams: dict[str, Tensor]) -> Tensor:
-        """{stream: (b, C, T, h, w)} -> tokens (b, f, s, d): patches and their positions, streams one after the other."""
+        """{stream: (b, C, T, h, w)} -> tokens (b, f, s, d): patches and positions, streams one after the other."""
         frames = []
         for index, stream in enumerate(self.layout.streams):
             patches = rearrange(

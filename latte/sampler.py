@@ -122,7 +122,7 @@ def shifted_times(count: int, shift: float) -> list[float]:
 
 
 def solve_flow(velocity: Callable[[Parts, float], Parts], noise: Parts, times: Sequence[float], heun: bool) -> Parts:
-    """Integrate dx/dt = velocity(x, t) over `times` (1 to 0) by Euler's or Heun's method (one or two evaluations per step)."""
+    """Integrate dx/dt = velocity(x, t) over `times` by Euler's or Heun's method (1 or 2 evaluations a step)."""
     x = noise
     for time, following in zip(times[:-1], times[1:], strict=True):
         slope = velocity(x, time)
