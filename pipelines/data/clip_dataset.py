@@ -15,10 +15,16 @@ from pipelines.data.data_config import DataConfig
 from pipelines.data.frame_reader import frame_chunks
 from pipelines.data.video_file import to_float
 
-__all__ = ["DataConfig", "FixedClips", "TrainingClips", "batches", "epoch_order"]
+__all__ = ["DataConfig", "FixedClips", "TrainingClips", "batches", "epoch_order", "preprocessing"]
 
 # First words of the seeds, so that the draws for clips and for the order of an epoch have nothing in common.
 _CLIP, _ORDER = 1, 2
+
+
+def preprocessing(config: DataConfig) -> dict[str, int | str]:
+    """What turns a file into a fixed clip; stands in the provenance of a latent cache."""
+    sizes = {name: getattr(config, name) for name in ("resolution", "num_frames", "frame_stride")}
+    return sizes | {"resize": "short side, antialiased bicubic, uint8", "crop": "centre"}
 
 
 class ResizedFiles:

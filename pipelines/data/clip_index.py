@@ -6,7 +6,12 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipelines.data.data_config import DataConfig
+from pipelines.data.probe import probe_files
+from pipelines.data.split_lists import Inventory, VideoFile, assign_splits, take_inventory
+
 SPLITS = ("train", "validation")
+PROBED = ("num_frames", "width", "height", "fps", "reader", "sha256")
 
 
 @dataclass(frozen=True)
@@ -95,3 +100,53 @@ class ClipIndex:
         if index.fingerprint != content["fingerprint"]:
             raise ValueError(f"the clip index {path} was edited by hand; remove it and run prepare_data")
         return index
+
+
+def build_index(config: DataConfig, seed: int, probe_cache: Path | None = None) -> ClipIndex:
+    """Finds, checks and splits the files of data.root.
+
+    Args:
+        config: data section; root must be set.
+        seed: of the split, where no list gives one.
+        probe_cache: file that remembers checks by (path, size, mtime).
+
+    Raises:
+        ValueError: the root or lists are wrong, or no training file is left.
+    """
+    inventory = take_inventory(config)
+    answers = probe_files(inventory.root, [file.path for file in inventory.files], config, probe_cache)
+    accepted, rejected = _accept(inventory, answers, config)
+    files = assign_splits(accepted, config.validation_fraction, seed)
+    present = {file.class_name for file in files}
+    classes = tuple(name for name in inventory.classes if name in present)
+    entries = []
+    for file in files:
+        facts = {name: answers[file.path][name] for name in PROBED}
+        label = classes.index(file.class_name) if classes else -1
+        entries.append(ClipEntry(path=file.path, label=label, split=file.split, **facts))
+    if not any(entry.split == "train" for entry in entries):
+        first = f", for example {rejected[0][0]}: {rejected[0][1]}" if rejected else ""
+        raise ValueError(
+            f"data.root {config.root} has no file to train on: {len(entries)} accepted, all for validation, and "
+            f"{len(rejected)} rejected{first}; give other files, or fewer data.num_frames or data.frame_stride"
+        )
+    return ClipIndex(inventory.root, classes, tuple(entries), tuple(sorted(rejected)), inventory.missing)
+
+
+def _accept(
+    inventory: Inventory, answers: dict[str, dict], config: DataConfig
+) -> tuple[list[VideoFile], list[tuple[str, str]]]:
+    accepted, rejected = [], list(inventory.rejected)
+    first_with: dict[str, str] = {}  # content -> path
+    for file in inventory.files:
+        answer = answers[file.path]
+        reason = answer.get("error", "")
+        if not reason and answer["num_frames"] < config.clip_span:
+            reason = f"too short: {answer['num_frames']} frames, a clip needs {config.clip_span}"
+        if not reason and (other := first_with.setdefault(answer["sha256"], file.path)) != file.path:
+            reason = f"duplicate of {other}"
+        if reason:
+            rejected.append((file.path, reason))
+        else:
+            accepted.append(file)
+    return accepted, rejected

@@ -1,7 +1,7 @@
 """Moving shapes, the embedded data set: 8 classes that differ ONLY in motion, as real .avi files in UCF-101 layout.
 
-Position lives on a torus, angle on a circle and size on a logarithmic circle, each drawn uniformly. A uniform draw on a
-circle stays uniform under steady motion, so no single frame of any clip, wherever it is cut, says anything about its class.
+Position lives on a torus, angle on a circle and size on a logarithmic circle, each drawn uniformly. A uniform draw on
+a circle stays uniform under steady motion, so no single frame of any clip, wherever it is cut, tells its class.
 """
 
 import hashlib
@@ -123,7 +123,7 @@ def draw_scene(random: np.random.Generator) -> Scene:
 
 
 def scene_states(scene: Scene, motion: str, num_frames: int) -> dict[str, np.ndarray]:
-    """State per frame: x, y in [0, 1), angle in [0, 2 pi), size_phase in [0, 1), each (num_frames,), each on a circle."""
+    """State per frame, each (num_frames,) and on a circle: x, y, size_phase in [0, 1), angle in [0, 2 pi)."""
     step_x, step_y, step_angle, step_size = MOTIONS[motion]
     time = np.arange(num_frames)
     return {
@@ -190,7 +190,8 @@ def render(scene: Scene, motion: str, num_frames: int, resolution: int, random: 
     body = _colour(hue, random.uniform(0.65, 0.9), random.uniform(0.85, 1.0)).astype(np.float32)
     stripe = _colour(hue + random.uniform(0.3, 0.7), random.uniform(0.2, 0.7), 0.98).astype(np.float32)
 
-    state = {name: values.astype(np.float32)[:, None, None] for name, values in scene_states(scene, motion, num_frames).items()}
+    state = scene_states(scene, motion, num_frames)
+    state = {name: values.astype(np.float32)[:, None, None] for name, values in state.items()}  # (t, 1, 1)
     pixel = (np.arange(resolution, dtype=np.float32) + 0.5) / resolution
     across = (pixel[None, None, :] - state["x"] + 0.5) % 1 - 0.5  # (t, 1, w) shortest way on the torus
     down = (pixel[None, :, None] - state["y"] + 0.5) % 1 - 0.5  # (t, h, 1)
@@ -231,10 +232,10 @@ def write_moving_shapes(folder: Path, config: MovingShapesConfig) -> None:
     marker = folder / "moving_shapes.json"
     if marker.exists():
         if json.loads(marker.read_text()) != asdict(config):
-            raise ValueError(f"{folder} holds moving shapes made with other data.shapes settings; remove it or set run.name")
+            raise ValueError(f"{folder} was made with other data.shapes settings; remove it or choose another run.name")
         return
     if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} holds other files, so moving shapes are not written there; set data.root to it or move it")
+        raise ValueError(f"{folder} holds other files, so moving shapes are not written there; move them away")
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     for motion in MOTIONS:
