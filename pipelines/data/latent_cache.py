@@ -1,7 +1,7 @@
 """The latent cache: posterior moments of every clip in safetensors shards, with statistics, labels and provenance.
 
-Shard k holds clips [k n, (k + 1) n) whatever process wrote it, and is committed by a record with its checksum, so a killed
-stage goes on where it was and the finished cache has the same bytes however often that happened.
+Shard k holds clips [k n, (k + 1) n) whatever process wrote it, and is committed by a record with its checksum, so a
+killed stage goes on where it was and the finished cache has the same bytes however often that happened.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from pipelines.data.channel_statistics import channel_statistics, merge_statistics
 from pipelines.data.clip_dataset import epoch_order
 
 REMAKE = "remove that folder and run python pipelines/cache_latents.py with the same configuration"
@@ -102,7 +103,7 @@ class LatentCacheWriter:
                 tensors[f"{part}.{name}"] = value.detach().float().cpu().contiguous()
         of_training = torch.tensor([self.clips[i]["split"] == "train" for i in positions])
         record = {
-            "statistics": {part: _statistics(tensors[f"{part}.mean"][of_training]) for part in moments},
+            "statistics": {part: channel_statistics(tensors[f"{part}.mean"][of_training]) for part in moments},
             "shapes": {part: list(tensors[f"{part}.mean"].shape[1:]) for part in moments},
         }
         content = save(tensors)
@@ -116,13 +117,12 @@ class LatentCacheWriter:
         records = [_read_json(self.folder / record_name(k)) for k in range(self.num_shards)]
         parts = {}
         for part, shape in records[0]["shapes"].items():
-            mean, std = _merge([record["statistics"][part] for record in records])
+            mean, std = merge_statistics([record["statistics"][part] for record in records])
             parts[part] = {"shape": shape, "mean": mean.tolist(), "std": std.clamp(min=MIN_STD).tolist()}
         shards = [{"file": shard_name(k), **{n: r[n] for n in ("bytes", "sha256")}} for k, r in enumerate(records)]
-        _commit(
-            self.folder / "metadata.json", json.dumps({"parts": parts, "shards": shards, **self.plan}, indent=1).encode()
-        )
-        return LatentCache(self.folder)
+        metadata = {"parts": parts, "shards": shards, **self.plan}
+        _commit(self.folder / "metadata.json", json.dumps(metadata, indent=1).encode())
+        return LatentCache(self.folder, verify=False)
 
 
 class LatentCache:
@@ -184,18 +184,21 @@ class LatentCache:
 
     def moments(self, positions: Sequence[int]) -> dict[str, tuple[Tensor, Tensor]]:
         """{part: (mean, logvar)}, each (b, c, t, h, w) float32."""
-        return {
-            part: tuple(torch.cat([self._read(int(i), f"{part}.{name}") for i in positions]) for name in ("mean", "logvar"))
-            for part in self.parts
-        }
+        moments = {}
+        for part in self.parts:
+            mean, logvar = ([self._read(int(i), f"{part}.{name}") for i in positions] for name in ("mean", "logvar"))
+            moments[part] = (torch.cat(mean), torch.cat(logvar))
+        return moments
 
     def whiten(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """(z - mean) / std per channel, {part: (b, c, t, h, w)}."""
-        return {part: (z - self._channels(part, "mean", z)) / self._channels(part, "std", z) for part, z in latents.items()}
+        per_channel = self._channels
+        return {part: (z - per_channel(part, "mean", z)) / per_channel(part, "std", z) for part, z in latents.items()}
 
     def unwhiten(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Inverse of `whiten`."""
-        return {part: z * self._channels(part, "std", z) + self._channels(part, "mean", z) for part, z in latents.items()}
+        per_channel = self._channels
+        return {part: z * per_channel(part, "std", z) + per_channel(part, "mean", z) for part, z in latents.items()}
 
     def batches(
         self, split: str, seed: int, first_step: int, global_batch_size: int, rank: int = 0, world: int = 1
@@ -212,8 +215,8 @@ class LatentCache:
         positions, share = self.split(split), global_batch_size // world
         if not positions or global_batch_size % world:
             raise ValueError(
-                f"got {len(positions)} cached {split} clips and global_batch_size {global_batch_size}, expected at least "
-                f"one clip and a multiple of the {world} processes"
+                f"got {len(positions)} cached {split} clips and global_batch_size {global_batch_size}, expected at "
+                f"least one clip and a multiple of the {world} processes"
             )
         step, indices = first_step, range(rank * share, (rank + 1) * share)
         while True:
@@ -232,7 +235,8 @@ class LatentCache:
                 self._open_shards[shard] = safe_open(self.folder / shard_name(shard), framework="pt")
             return self._open_shards[shard].get_slice(name)[row : row + 1]
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"the shard {self.folder / shard_name(shard)} cannot be read ({error}); {REMAKE}") from error
+            file = self.folder / shard_name(shard)
+            raise ValueError(f"the shard {file} cannot be read ({error}); {REMAKE}") from error
 
     def _channels(self, part: str, name: str, like: Tensor) -> Tensor:
         return rearrange(torch.tensor(self.parts[part][name], dtype=like.dtype, device=like.device), "c -> c 1 1 1")
@@ -244,30 +248,6 @@ def shard_name(shard: int) -> str:
 
 def record_name(shard: int) -> str:
     return f"shard-{shard:05d}.json"
-
-
-def _statistics(mean: Tensor) -> dict[str, Any]:
-    """Count, mean and sum of squared deviations per channel of (n, c, t, h, w), in fp64."""
-    values = rearrange(mean.double(), "n c t h w -> c (n t h w)")
-    count = values.shape[1]
-    centre = values.mean(dim=1) if count else values.new_zeros(len(values))
-    squares = (values - rearrange(centre, "c -> c 1")).square().sum(dim=1)
-    return {"count": count, "mean": centre.tolist(), "squares": squares.tolist()}
-
-
-def _merge(statistics: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel of all shards together (Chan, Golub, LeVeque 1979), in shard order."""
-    count = 0
-    mean = torch.zeros(len(statistics[0]["mean"]), dtype=torch.float64)
-    squares = torch.zeros_like(mean)
-    for shard in statistics:
-        if not shard["count"]:
-            continue
-        total, offset = count + shard["count"], torch.tensor(shard["mean"], dtype=torch.float64) - mean
-        squares += torch.tensor(shard["squares"], dtype=torch.float64) + offset**2 * count * shard["count"] / total
-        mean += offset * shard["count"] / total
-        count = total
-    return mean, (squares / count).sqrt() if count else torch.ones_like(mean)
 
 
 def _commit(path: Path, content: bytes) -> None:

@@ -242,7 +242,7 @@ def write_moving_shapes(folder: Path, config: MovingShapesConfig) -> None:
         (part / motion).mkdir(parents=True)
 
     lists: dict[str, list[str]] = {"train": [], "validation": []}
-    with ThreadPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = []
         for motion, split, name, number in _files(config):
             path = f"{motion}/{name}"
