@@ -68,15 +68,18 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.axis = heads, axis
         self.qkv = nn.Linear(width, 3 * width)
-        self.query_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
-        self.key_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.qk_norm = qk_norm
+        if qk_norm:
+            self.query_norm, self.key_norm = (nn.RMSNorm(width // heads, eps=1e-6) for _ in range(2))
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (b, f, s, d) -> the same shape."""
         _, f, s, _ = x.shape
         query, key, value = rearrange(self.qkv(x), TO_HEADS[self.axis], n=3, heads=self.heads).unbind()
-        query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
+        if self.qk_norm:  # in float32, as its weights
+            query = self.query_norm(query.float()).to(value.dtype)
+            key = self.key_norm(key.float()).to(value.dtype)
         mixed = attend(query, key, value)
         inner = {"s": s} if self.axis == "time" else {"f": f}
         return self.output(rearrange(mixed, FROM_HEADS[self.axis], **inner))
