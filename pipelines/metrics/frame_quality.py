@@ -58,20 +58,19 @@ def ssim(a_uint8: Tensor, b_uint8: Tensor) -> Tensor:
     _check_pair(a_uint8, b_uint8)
     if min(a_uint8.shape[2:4]) < 11:
         raise ValueError(f"SSIM needs frames of at least 11 x 11, got {tuple(a_uint8.shape[2:4])}; use larger frames.")
-    scores = [
-        structural_similarity_index_measure(
+    scores = []
+    for a, b in zip(a_uint8, b_uint8, strict=True):
+        _, score_map = structural_similarity_index_measure(
             rearrange(a, "t h w c -> t c h w").float() / 255,
             rearrange(b, "t h w c -> t c h w").float() / 255,
-            gaussian_kernel=True,
-            sigma=1.5,
-            kernel_size=11,
+            sigma=1.5,  # of which torchmetrics makes a window of 11
             reduction="none",
             data_range=1.0,
             k1=0.01,
             k2=0.03,
-        ).mean()
-        for a, b in zip(a_uint8, b_uint8, strict=True)
-    ]
+            return_full_image=True,
+        )
+        scores.append(score_map[:, :, 5:-5, 5:-5].mean())  # torchmetrics reflects at the border; keep valid positions
     return torch.stack(scores)
 
 

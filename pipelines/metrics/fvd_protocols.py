@@ -87,8 +87,8 @@ def select_real_clips(protocol: FvdProtocol, num_available: int, num_clips: int,
     """
     if num_clips > num_available:
         raise ValueError(
-            f"protocol {protocol.name} wants {num_clips} real clips, the {protocol.real_split} split has {num_available}"
-            f"; set evaluate.num_real={num_available} (the result records it)."
+            f"protocol {protocol.name} wants {num_clips} real clips, split {protocol.real_split} has {num_available}; "
+            f"set evaluate.num_real={num_available} (the result records it)."
         )
     if protocol.real_selection == "sorted":
         return list(range(num_clips))
@@ -99,7 +99,7 @@ def select_real_clips(protocol: FvdProtocol, num_available: int, num_clips: int,
 def real_frame_indices(
     protocol: FvdProtocol, file_frames: int, training_stride: int, position: int, seed: int
 ) -> list[int]:
-    """Frames of the file at `position` of the sorted list that are scored; [] when it is too short: discard the file."""
+    """Frames of the file at `position` of the sorted list that are scored; [] when it is too short (discarded)."""
     stride = protocol.real_frame_stride or training_stride
     last_start = file_frames - (protocol.num_frames - 1) * stride - 1
     if last_start < 0:

@@ -1,0 +1,47 @@
+"""Diversity is 1 for a faithful generator and 0 for one that repeats itself."""
+
+import pytest
+import torch
+
+from pipelines.metrics.diversity import diversity, mean_pairwise_distance
+
+
+def clips(seed: int, num_clips: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randint(0, 256, (num_clips, 3, 4, 4, 3), generator=generator, dtype=torch.uint8)
+    return coarse.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)  # (n, 3, 32, 32, 3)
+
+
+LABELS = torch.tensor([0] * 6 + [1] * 6)
+
+
+def test_distance_of_two_flat_clips_is_their_difference() -> None:
+    pair = torch.stack([torch.full((2, 16, 16, 3), 51), torch.full((2, 16, 16, 3), 102)]).to(torch.uint8)
+    assert mean_pairwise_distance(pair) == pytest.approx(0.2, abs=1e-6)
+
+
+def test_faithful_collapsed_and_noisily_collapsed_generators() -> None:
+    real = clips(0, 12)
+    assert diversity(real, LABELS, real, LABELS)[0] == pytest.approx(1.0)
+    assert diversity(clips(1, 12), LABELS, real, LABELS)[0] == pytest.approx(1.0, abs=0.15)
+    collapsed = torch.cat([real[:1].expand(6, -1, -1, -1, -1), real[6:7].expand(6, -1, -1, -1, -1)])
+    mean, ratios = diversity(collapsed, LABELS, real, LABELS)
+    assert mean == 0 and ratios == {0: 0, 1: 0}
+    noise = torch.randn(collapsed.shape, generator=torch.Generator().manual_seed(2)) * 10
+    noisy = (collapsed.float() + noise).clamp(0, 255).to(torch.uint8)
+    assert diversity(noisy, LABELS, real, LABELS)[0] < 0.05
+
+
+def test_one_collapsed_class_of_two_halves_the_score() -> None:
+    real = clips(0, 12)
+    half = torch.cat([real[:6], real[6:7].expand(6, -1, -1, -1, -1)])
+    mean, ratios = diversity(half, LABELS, real, LABELS)
+    assert mean == pytest.approx(0.5) and ratios[1] == 0
+
+
+def test_classes_without_a_pair_are_refused_in_one_sentence() -> None:
+    real = clips(0, 12)
+    with pytest.raises(ValueError, match="2 generated and 2 real"):
+        diversity(real[:1], LABELS[:1], real, LABELS)
+    with pytest.raises(ValueError, match="identical"):
+        diversity(real, LABELS, real[:1].expand(12, -1, -1, -1, -1), LABELS)
