@@ -1,0 +1,50 @@
+"""Fixtures for all tests: the folder of real clips, and tiny video files made on the spot."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipelines.data.video_file import write_video
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addini("real_clips", "folder with real and broken video files", default="../shared/data")
+
+
+@pytest.fixture(scope="session")
+def real_clips(pytestconfig: pytest.Config) -> Path:
+    """The folder that the ini option real_clips names; the test is skipped where it does not exist."""
+    folder = (pytestconfig.rootpath / pytestconfig.getini("real_clips")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no real clips: {folder} (pytest's ini option real_clips) does not exist")
+    return folder
+
+
+@pytest.fixture
+def make_video() -> Callable[..., Tensor]:
+    """make_video(frames, height, width, seed) -> (t, h, w, 3) uint8, smooth and different in every frame."""
+
+    def make(num_frames: int = 20, height: int = 48, width: int = 64, seed: int = 0) -> Tensor:
+        random = np.random.default_rng(seed)
+        coarse = torch.from_numpy(random.integers(0, 256, (1, 3, 4, 4))).float()
+        wide = torch.nn.functional.interpolate(coarse, size=(height, width + 2 * num_frames), mode="bicubic")
+        wide = wide[0].clamp(0, 255).byte().permute(1, 2, 0)
+        return torch.stack([wide[:, 2 * t : 2 * t + width] for t in range(num_frames)])
+
+    return make
+
+
+@pytest.fixture
+def make_file(make_video: Callable[..., Tensor]) -> Callable[..., Path]:
+    """make_file(path, num_frames=..., height=..., width=..., seed=..., codec=...) writes such a video."""
+
+    def make(path: Path, codec: str = "mpeg4", **shape: int) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path, make_video(**shape), fps=25, codec=codec)
+        return path
+
+    return make
