@@ -45,7 +45,8 @@ class Worker:
 
     def check(self, request: dict[str, int | str], seconds: float) -> dict[str, int | float | str]:
         """Answer of the worker; {"error": ..., "passing": True} where it crashed or took too long."""
-        if self.process is None:
+        if self.process is None or self.process.poll() is not None:
+            self.stop()
             self.start()
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
         self.process.stdin.flush()
