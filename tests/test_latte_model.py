@@ -63,7 +63,9 @@ def test_golden_forward(layout, objective, attention, qk_norm):
     model = tiny_latte(awake=True, layout=layout, objective=objective, attention=attention, qk_norm=qk_norm)
     with torch.no_grad():
         output = model(streams_of(model), torch.tensor([250.0, 750.0]), torch.tensor([1, 3]))
-    numbers = torch.cat([torch.stack([x.mean(), x.std(), x[0, 0, 0, 1, 2], x[1, -1, -1, 3, 0]]) for x in output.values()])
+    numbers = torch.cat(
+        [torch.stack([x.mean(), x.std(), x[0, 0, 0, 1, 2], x[1, -1, -1, 3, 0]]) for x in output.values()]
+    )
     check_golden("latte_forward", f"{layout} {objective} {attention} qk_norm={qk_norm}", numbers)
 
 

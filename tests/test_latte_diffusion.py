@@ -1,0 +1,181 @@
+"""The objectives: noise per part, losses against closed forms, label dropout, what the layout pads, micro-batches."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from tiny_latte import DECOUPLED, PLAIN, keyed_draws, random_latents, tiny_latte
+from torch.distributions import Normal, kl_divergence
+
+from latte.diffusion import Chain, draw_noise, draw_times, draw_uniform, loss_at, predict, training_loss
+from latte.embeddings import drop_labels
+
+CPU = torch.device("cpu")
+BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+ALPHAS = torch.cumprod(1 - BETAS, dim=0)
+
+
+def noise_for(model, batch):
+    return draw_noise(model, [torch.Generator().manual_seed(i) for i in range(batch)], CPU)
+
+
+def test_the_zero_output_of_a_fresh_model_gives_the_closed_form_loss():
+    """Flow: E (noise - x)^2 = 1 + x^2 for a zero prediction; epsilon: E noise^2 = 1."""
+    latents, times = random_latents(PLAIN, 64), torch.linspace(0, 0.99, 64)
+    for objective in ("flow", "epsilon"):
+        model = tiny_latte(PLAIN, objective=objective)
+        noise = noise_for(model, 64)
+        _, terms = loss_at(model, latents, torch.zeros(64, dtype=torch.long), times, noise)
+        target = noise["video"] - latents["video"] if objective == "flow" else noise["video"]
+        torch.testing.assert_close(terms["loss_video"], target.square().mean())
+
+
+def test_parts_weigh_by_their_number_of_elements():
+    model = tiny_latte(awake=True)
+    latents = random_latents(DECOUPLED, 3)
+    loss, terms = loss_at(model, latents, torch.tensor([0, 1, 2]), torch.tensor([0.1, 0.5, 0.9]), noise_for(model, 3))
+    total = sum(x.numel() for x in latents.values())
+    torch.testing.assert_close(loss, sum(terms[f"loss_{part}"] * x.numel() / total for part, x in latents.items()))
+
+
+@pytest.mark.parametrize("objective", ["flow", "epsilon"])
+def test_copies_of_the_keyframe_share_noise_and_padding_stays_empty(objective):
+    model = tiny_latte(awake=True, layout="channel", objective=objective)
+    seen = []
+    model.register_forward_pre_hook(lambda _, args: seen.append(args[0]["keyframe_motion_residual"]))
+    training_loss(model, random_latents(DECOUPLED, 2), torch.tensor([0, 1]), keyed_draws([1, 2]))
+    keyframe, others = seen[0].split([6, 6], dim=1)
+    assert all(torch.equal(keyframe[:, :, t], keyframe[:, :, 0]) for t in range(5))
+    assert not others[:, :, 0].any() and others[:, :, 1:].all()
+
+
+@pytest.mark.parametrize("objective", ["flow", "epsilon"])
+def test_padded_frames_get_no_loss(objective):
+    model = tiny_latte(awake=True, layout="channel", objective=objective)
+    outputs = []
+
+    def keep(_, __, output):
+        outputs.append(output["keyframe_motion_residual"])
+        outputs[0].retain_grad()
+
+    model.register_forward_hook(keep)
+    loss, _ = training_loss(model, random_latents(DECOUPLED, 2), torch.tensor([0, 1]), keyed_draws([1, 2]))
+    loss.backward()
+    gradient = outputs[0].grad[:, :12]  # the noise or velocity channels
+    assert not gradient[:, 6:, 0].any()
+    assert gradient[:, 6:, 1:].all() and gradient[:, :6].all()
+
+
+@pytest.mark.parametrize("objective", ["flow", "epsilon"])
+def test_a_clip_without_motion_frames(objective):
+    shapes = {"keyframe": (6, 1, 4, 4), "motion": (2, 0, 4, 4), "residual": (4, 0, 4, 4)}
+    model = tiny_latte(shapes, awake=True, objective=objective)
+    loss, terms = training_loss(model, random_latents(shapes, 2), torch.tensor([0, 1]), keyed_draws([1, 2]))
+    assert torch.isfinite(loss) and set(terms) <= {"loss_keyframe", "bound"}
+
+
+@pytest.mark.parametrize("objective", ["flow", "epsilon"])
+def test_micro_batches_add_up_to_the_batch(objective):
+    model = tiny_latte(awake=True, objective=objective)
+    latents, labels = random_latents(DECOUPLED, 4), torch.tensor([0, 1, 2, -1])
+    whole, _ = training_loss(model, latents, labels, keyed_draws([5, 6, 7, 8]))
+    halves = [
+        training_loss(model, {k: v[s] for k, v in latents.items()}, labels[s], keyed_draws(seeds))[0]
+        for s, seeds in ((slice(0, 2), [5, 6]), (slice(2, 4), [7, 8]))
+    ]
+    torch.testing.assert_close(whole, (halves[0] + halves[1]) / 2)
+
+
+def test_label_dropout():
+    generators = [torch.Generator().manual_seed(i) for i in range(2000)]
+    labels = torch.arange(2000) % 3
+    dropped = drop_labels(labels, 3, 0.25, draw_uniform(generators))
+    assert 0.22 < (dropped == 3).float().mean() < 0.28
+    assert torch.equal(dropped[dropped != 3], labels[dropped != 3])
+    assert drop_labels(torch.tensor([-1, 2]), 3, 0.0, torch.zeros(2)).tolist() == [3, 2]
+
+
+def test_training_times():
+    generators = [torch.Generator().manual_seed(i) for i in range(4000)]
+    model = tiny_latte(time_mean=0.5, time_std=0.8)
+    logits = torch.logit(draw_times(model, generators))
+    assert abs(logits.mean() - 0.5) < 0.05 and abs(logits.std() - 0.8) < 0.05
+    uniform = draw_times(tiny_latte(objective="epsilon"), generators)
+    assert uniform.min() >= 0 and uniform.max() < 1 and abs(uniform.std() - 12**-0.5) < 0.01
+
+
+def test_chain_levels_and_posterior_follow_ddpm():
+    """Eq. 4 and 7 of DDPM, written with the betas of the full chain."""
+    for t in (1, 10, 500, 999):
+        chain = Chain.of(torch.tensor([t]), torch.tensor([t - 1]))
+        clean, noise = torch.randn(2, 1, 2, 1, 3, 3, dtype=torch.float64)
+        noisy = ALPHAS[t].sqrt() * clean + (1 - ALPHAS[t]).sqrt() * noise
+        torch.testing.assert_close(chain.add_noise(clean, noise), noisy, rtol=1e-5, atol=1e-6)
+        mean = ALPHAS[t - 1].sqrt() * BETAS[t] / (1 - ALPHAS[t]) * clean
+        mean += (1 - BETAS[t]).sqrt() * (1 - ALPHAS[t - 1]) / (1 - ALPHAS[t]) * noisy
+        variance = BETAS[t] * (1 - ALPHAS[t - 1]) / (1 - ALPHAS[t])
+        ours, log_variance = chain.posterior(noisy, noise, None)
+        torch.testing.assert_close(ours, mean, rtol=1e-4, atol=1e-4)
+        assert abs(log_variance.exp().item() / variance.item() - 1) < 1e-4
+        for weight, expected in ((-1.0, variance), (1.0, BETAS[t]), (0.0, (variance * BETAS[t]).sqrt())):
+            _, log_variance = chain.posterior(noisy, noise, torch.full((1, 2, 1, 3, 3), weight))
+            assert abs(log_variance.exp().mean().item() / expected.item() - 1) < 1e-4
+
+
+def test_respaced_steps_equal_diffusers():
+    """One DDPM and one DDIM step of a chain of 50 from diffusers' schedulers (theirs) and from `Chain` (ours)."""
+    options = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "clip_sample": False}
+    ddim = DDIMScheduler(**options, timestep_spacing="trailing")
+    ddpm = DDPMScheduler(**options, timestep_spacing="trailing", variance_type="learned_range")
+    noisy, noise, weight = torch.randn(3, 1, 2, 3, 4, 4)
+    for scheduler in (ddim, ddpm):
+        scheduler.set_timesteps(50)
+    steps = ddim.timesteps.tolist()
+    for t, earlier in ((steps[0], steps[1]), (steps[20], steps[21]), (steps[-1], -1)):
+        chain = Chain.of(torch.tensor([t]), torch.tensor([earlier]))
+        theirs = ddim.step(noise, t, noisy).prev_sample
+        torch.testing.assert_close(chain.deterministic_step(noisy, noise), theirs, rtol=1e-3, atol=1e-4)
+        if earlier >= 0:
+            generator = torch.Generator().manual_seed(3)
+            theirs = ddpm.step(torch.cat([noise, weight], dim=1), t, noisy, generator=generator).prev_sample
+            fresh = torch.randn(noisy.shape, generator=generator.manual_seed(3))
+            mean, log_variance = chain.posterior(noisy, noise, weight)
+            torch.testing.assert_close(mean + torch.exp(log_variance / 2) * fresh, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_variational_bound_is_the_divergence_in_bits():
+    model = tiny_latte(PLAIN, awake=True, objective="epsilon", label_dropout=0.0)
+    latents, times, labels = random_latents(PLAIN, 2), torch.tensor([0.2504, 0.8006]), torch.tensor([0, 1])
+    noise = noise_for(model, 2)
+    _, terms = loss_at(model, latents, labels, times, noise)
+    bounds = []
+    for i, t in enumerate((250, 800)):
+        x, e = latents["video"][i : i + 1].double(), noise["video"][i : i + 1].double()
+        noisy = ALPHAS[t].sqrt() * x + (1 - ALPHAS[t]).sqrt() * e
+        prediction = predict(model, {"video": noisy.float()}, torch.tensor([float(t)]), labels[i : i + 1])
+        variance = BETAS[t] * (1 - ALPHAS[t - 1]) / (1 - ALPHAS[t])
+        weight = (prediction.variance["video"].double() + 1) / 2
+        model_variance = torch.exp(weight * BETAS[t].log() + (1 - weight) * variance.log())
+        means = []
+        for estimate in (e, prediction.mean["video"].double()):
+            means.append((noisy - BETAS[t] / (1 - ALPHAS[t]).sqrt() * estimate) / (1 - BETAS[t]).sqrt())  # DDPM Eq. 11
+        truth, ours = Normal(means[0], variance.sqrt()), Normal(means[1], model_variance.sqrt())
+        bounds.append(kl_divergence(truth, ours).mean() / torch.log(torch.tensor(2.0)))
+    torch.testing.assert_close(terms["bound"].double(), torch.stack(bounds).mean(), rtol=1e-3, atol=1e-5)
+
+
+def test_the_bound_trains_the_variance_only():
+    model = tiny_latte(PLAIN, awake=True, objective="epsilon")
+    outputs = []
+
+    def keep(_, __, output):
+        outputs.append(output["video"])
+        outputs[0].retain_grad()
+
+    model.register_forward_hook(keep)
+    latents, times, noise = random_latents(PLAIN, 2), torch.tensor([0.0, 0.5]), noise_for(model, 2)
+    loss, _ = loss_at(model, latents, torch.tensor([0, 1]), times, noise)
+    loss.backward()
+    mean, variance = outputs[0].grad.split([5, 5], dim=1)
+    expected = 2 * (outputs[0][:, :5] - noise["video"]) / noise["video"].numel()  # of the mean square error alone
+    torch.testing.assert_close(mean, expected)
+    assert variance.all()

@@ -1,0 +1,98 @@
+"""The training task: a fixed validation loss, a golden loss curve, and a tiny set that is really learned."""
+
+from itertools import islice
+
+import pytest
+import torch
+from tiny_latte import DECOUPLED, check_golden, keyed_draws, random_latents, tiny_latte
+
+from latte.sampler import SamplerConfig, generate
+from latte.trainer import LatteTask
+
+SHAPES = {"keyframe": (2, 1, 4, 4), "motion": (2, 2, 4, 4)}
+
+
+def task_for(model, batches=lambda first_step: iter(()), validation=lambda: ()):
+    return LatteTask(model, batches, validation, preview=lambda model, folder, step: None)
+
+
+def clips(count: int, seed: int = 0) -> dict:
+    """Three classes of latents, each a pattern of its own plus little noise."""
+    patterns = random_latents(SHAPES, 3, seed=7)
+    labels = torch.arange(count) % 3
+    noise = random_latents(SHAPES, count, seed=seed)
+    return {"latents": {p: x[labels] + 0.1 * noise[p] for p, x in patterns.items()}, "label": labels}
+
+
+def train(task: LatteTask, steps: int, lr: float) -> list[float]:
+    optimiser = torch.optim.Adam(
+        [{"params": g["params"], "lr": lr * g["lr_scale"]} for g in task.parameter_groups("latte")]
+    )
+    losses = []
+    for step, batch in enumerate(islice(task.batches(0), steps)):
+        assert task.prepare_step(step) == ["latte"]
+        size = len(batch["label"])
+        loss, _ = task.loss("latte", batch, keyed_draws([step * size + i for i in range(size)]), step)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize(("layout", "objective"), [("keyframe_first", "flow"), ("channel", "epsilon")])
+def test_golden_loss_curve(layout, objective):
+    model = tiny_latte(SHAPES, layout=layout, objective=objective)
+    task = task_for(model, batches=lambda first_step: (clips(6, seed=step) for step in range(first_step, 10)))
+    check_golden("latte_training", f"{layout} {objective}", torch.tensor(train(task, 10, lr=1e-3)))
+
+
+@pytest.mark.parametrize(
+    ("layout", "objective", "steps", "sampling_steps"),
+    [("keyframe_first", "flow", 250, 25), ("channel", "epsilon", 400, 100)],
+)
+def test_learns_what_the_classes_look_like(layout, objective, steps, sampling_steps):
+    model = tiny_latte(SHAPES, layout=layout, objective=objective, width=32, depth=2, label_dropout=0.1)
+    task = task_for(
+        model,
+        batches=lambda first_step: (clips(24, seed=step) for step in range(first_step, 1000)),
+        validation=lambda: [clips(24, seed=2000)],
+    )
+    untrained = task.validate(model, 0)["loss"]
+    train(task, steps, lr=4e-3)
+    trained = task.validate(model, steps)
+    assert trained["loss"] < 0.3 * untrained, trained
+    labels = [0, 1, 2] * 4
+    samples = list(
+        generate(model, labels, list(range(12)), SamplerConfig(steps=sampling_steps), 12, torch.device("cpu"))
+    )
+    patterns = random_latents(SHAPES, 3, seed=7)
+    for sample in samples:  # un-whitened with mean 0.5 and std 2
+        distances = sum(((sample["latents"][p] - 0.5) / 2 - x).square().flatten(1).sum(1) for p, x in patterns.items())
+        assert distances.argmin() == sample["label"]
+        assert distances.min() < 0.5 * distances.median()
+
+
+def test_validation_is_fixed_and_independent_of_the_batches():
+    model = tiny_latte(SHAPES, awake=True)
+    whole = clips(6)
+    parts = [
+        {"latents": {p: x[s] for p, x in whole["latents"].items()}, "label": whole["label"][s]}
+        for s in (slice(0, 1), slice(1, 6))
+    ]
+    first = task_for(model, validation=lambda: [whole]).validate(model, 1)
+    second = task_for(model, validation=lambda: parts).validate(model, 2)
+    assert set(first) == {"loss", "loss_keyframe", "loss_motion"}
+    assert first == pytest.approx(second, rel=1e-5)
+    assert task_for(model).validate(model, 3) == {}
+
+
+def test_the_task_logs_a_loss_per_part_and_has_no_extra_state():
+    model = tiny_latte(awake=True, objective="epsilon")
+    task = task_for(model)
+    batch = {"latents": random_latents(DECOUPLED, 2), "label": torch.tensor([0, -1])}
+    loss, terms = task.loss("latte", batch, keyed_draws([1, 2]), 0)
+    assert set(terms) == {"loss_keyframe", "loss_motion", "loss_residual", "bound"}
+    assert loss.requires_grad and not any(term.requires_grad for term in terms.values())
+    assert task.extra_state() == {} and task.load_extra_state({}) is None
+    assert task.players[task.ema_player] is model and task.best_metric == ("loss", "min")
