@@ -77,6 +77,10 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
         """Encode and decode in one pass, keeping what the losses need."""
         raise NotImplementedError
 
+    def decode_components(self, video: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What pictures and scores show of a coded clip: at least "reconstruction", (b, 3, t, h, w)."""
+        return {"reconstruction": self.decode(self.encode(video).latents)}
+
     def motion_modules(self) -> list[nn.Module]:
         """What phase 1 of the decoupled adaptation freezes."""
         return []

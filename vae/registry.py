@@ -26,7 +26,7 @@ class AutoencoderConfig:
 def build_autoencoder(config: AutoencoderConfig) -> VideoAutoencoder:
     """A new autoencoder with random weights. ValueError for an unknown name."""
     if config.name not in MODELS:
-        raise ValueError(f"vae.model.name is {config.name!r}, expected one of {', '.join(MODELS)}")
+        raise ValueError(f"vae.name is {config.name!r}, expected one of {', '.join(MODELS)}")
     return MODELS[config.name](asdict(getattr(config, config.name)))
 
 

@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import inspect
 import io
+import json
 import textwrap
 import tokenize
 import typing
@@ -51,7 +52,8 @@ def is_yaml(argument: str) -> bool:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A config dataclass as plain dicts, lists and scalars: what is written, compared and hashed."""
-    return typing.cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(config), resolve=True))
+    container = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
+    return typing.cast(dict[str, Any], json.loads(json.dumps(container)))  # tuples become lists
 
 
 def to_yaml(config: Any) -> str:
@@ -143,7 +145,12 @@ def _describe_fields(prefix: str, schema: type) -> Iterator[str]:
 
 
 def field_comments(schema: type) -> dict[str, str]:
-    """The trailing comment on each field's line of a dataclass: {field: meaning}."""
+    """The trailing comment on each field's line of a dataclass and its bases: {field: meaning}."""
+    bases = [base for base in schema.__bases__ if dataclasses.is_dataclass(base)]
+    return {name: text for base in bases for name, text in field_comments(base).items()} | _own_comments(schema)
+
+
+def _own_comments(schema: type) -> dict[str, str]:
     source = textwrap.dedent(inspect.getsource(schema))
     comments = {
         token.start[0]: token.string.lstrip("# ").strip()

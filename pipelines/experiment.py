@@ -1,0 +1,88 @@
+"""One experiment: the sections of a YAML, composed from the options that stand next to what they configure."""
+
+from dataclasses import dataclass, field
+
+from latte.config import LatteConfig
+from latte.sampler import SamplerConfig
+from pipelines.data.data_config import DataConfig
+from pipelines.metrics.evaluate_config import EvaluateConfig
+from pipelines.run.folder import RunConfig
+from pipelines.run.loop import LoopConfig
+from vae.adaptation import AdaptationConfig
+from vae.motion_trainer import MotionLossConfig
+from vae.objective import GanConfig, LossConfig
+from vae.registry import AutoencoderConfig
+
+
+@dataclass(frozen=True)
+class MotionSection:
+    """Self-supervised training of the motion module; its size stands in vae.deco_vae.motion_module."""
+
+    losses: MotionLossConfig = field(default_factory=MotionLossConfig)  # what it is trained on
+    loop: LoopConfig = field(default_factory=LoopConfig)  # how long and how it is trained
+    validation_clips: int = 64  # held-out clips scored at each validation
+
+
+@dataclass(frozen=True)
+class VaeSection(AutoencoderConfig):
+    """The autoencoder and its training."""
+
+    motion_from: str = ""  # run or model folder with the motion module; empty = this run's train_motion
+    init_from: str = ""  # run or model folder whose autoencoder weights to start from; empty = random weights
+    losses: LossConfig = field(default_factory=LossConfig)  # weights of the loss terms
+    gan: GanConfig = field(default_factory=GanConfig)  # the adversarial part
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)  # the two training phases
+    loop: LoopConfig = field(default_factory=LoopConfig)  # how long and how it is trained
+    validation_clips: int = 64  # held-out clips scored at each validation
+
+
+@dataclass(frozen=True)
+class CacheSection:
+    """Encoding the data set into latents."""
+
+    vae: str = ""  # run or model folder of the autoencoder; empty = this run's train_vae
+    clips_per_video: int = 1  # clips per file, with evenly spaced starts
+    clips_per_shard: int = 256  # clips in one file of the cache
+    batch_size: int = 16  # clips encoded at once
+    precision: str = "fp32"  # fp32 or bf16 (autocast)
+
+
+@dataclass(frozen=True)
+class LatteSection(LatteConfig):
+    """The diffusion transformer and its training."""
+
+    init_from: str = ""  # run or model folder whose Latte weights to start from; empty = random weights
+    loop: LoopConfig = field(default_factory=LoopConfig)  # how long and how it is trained
+    validation_clips: int = 128  # held-out clips whose loss is measured at each validation
+    preview_per_class: int = 2  # samples per class in the pictures during training
+    preview_classes: int = 8  # classes in the pictures during training
+
+
+@dataclass(frozen=True)
+class SampleSection(SamplerConfig):
+    """Generating videos."""
+
+    vae: str = ""  # run or model folder of the autoencoder; empty = this run's cache.vae, or its train_vae
+    latte: str = ""  # run or model folder of the Latte; empty = this run's train_latte
+    weights: str = "last"  # last or best (lowest validation loss) averaged weights of Latte
+    classes: tuple[str, ...] = ()  # class names or numbers; empty = all classes
+    per_class: int = 8  # videos per class (videos in all where there are no classes)
+    seed: int = 0  # seed of the first video; the others count up
+    batch_size: int = 32  # videos sampled at once
+    precision: str = "fp32"  # fp32 or bf16 (autocast)
+    save: tuple[str, ...] = ("mp4", "lossless")  # what is written per video: mp4, lossless (uint8 in safetensors)
+    fps: int = 8  # frames per second of the mp4 and GIF files
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything a YAML can set."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    motion: MotionSection = field(default_factory=MotionSection)
+    vae: VaeSection = field(default_factory=VaeSection)
+    cache: CacheSection = field(default_factory=CacheSection)
+    latte: LatteSection = field(default_factory=LatteSection)
+    sample: SampleSection = field(default_factory=SampleSection)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    run: RunConfig = field(default_factory=RunConfig)

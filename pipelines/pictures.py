@@ -1,0 +1,97 @@
+"""Pictures of clips and their components: uint8 videos (t, h, w, 3), side by side, labelled, moving."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from einops import rearrange, repeat
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional
+
+from pipelines.data.video_file import to_uint8
+
+FLOW_RANGE_PIXELS = 12.0  # flow of this length gets the full colour
+RESIDUAL_GAIN = 2.0  # residuals are drawn twice as strong, around grey
+LABEL_HEIGHT = 14
+GAP = 3
+BACKGROUND = 255
+
+
+def flow_to_rgb(motion: Tensor) -> Tensor:
+    """The colour wheel: direction is hue, length is saturation. (3, t, h, w) in pixels -> (t, h, w, 3) uint8."""
+    from matplotlib.colors import hsv_to_rgb
+
+    flow_x, flow_y, _ = motion.detach().float().cpu().unbind(0)
+    hue = (torch.atan2(flow_y, flow_x) / (2 * torch.pi)) % 1
+    saturation = (torch.hypot(flow_x, flow_y) / FLOW_RANGE_PIXELS).sqrt().clamp(max=1)
+    rgb = hsv_to_rgb(torch.stack([hue, saturation, torch.ones_like(hue)], dim=-1).numpy())
+    return (torch.from_numpy(rgb) * 255).round().to(torch.uint8)
+
+
+def component_videos(components: dict[str, Tensor], video: Tensor) -> dict[str, Tensor]:
+    """Components of one clip ((3, t, h, w) each, from `decode_components`) -> named uint8 videos in reading order."""
+
+    def pixels(x: Tensor) -> Tensor:
+        return to_uint8(x.detach().float().cpu())
+
+    shown = {"original": pixels(video)}
+    if "keyframe" in components:
+        shown["keyframe"] = pixels(components["decoded_keyframe"])
+        shown["motion"] = flow_to_rgb(components["decoded_motion"])
+        shown["warped"] = pixels(components["decoded_warped"])
+        shown["residual"] = pixels(components["decoded_residual"] * RESIDUAL_GAIN)
+    shown["reconstruction"] = pixels(components["reconstruction"])
+    return shown
+
+
+def enlarge(video_uint8: Tensor, factor: int) -> Tensor:
+    """Bicubic enlargement of (t, h, w, 3) uint8 by a whole factor."""
+    frames = rearrange(video_uint8, "t h w c -> t c h w")
+    return rearrange(
+        functional.interpolate(frames, scale_factor=factor, mode="bicubic", antialias=True), "t c h w -> t h w c"
+    )
+
+
+def tile(rows: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Videos (t, h, w, 3) of one shape -> one video with them in a grid, missing cells white."""
+    num_columns = max(len(row) for row in rows)
+    blank = torch.full_like(rows[0][0], BACKGROUND)
+    padded = [[*row, *[blank] * (num_columns - len(row))] for row in rows]
+    cells = torch.stack([torch.stack(row) for row in padded])  # (rows, columns, t, h, w, 3)
+    cells = functional.pad(cells, (0, 0, 0, GAP, 0, GAP), value=BACKGROUND)
+    return rearrange(cells, "r k t h w c -> t (r h) (k w) c")[:, :-GAP, :-GAP]
+
+
+def label_columns(video_uint8: Tensor, names: Sequence[str], column_width: int) -> Tensor:
+    """A line of text above a tiled video, one name per column of `column_width` pixels."""
+    strip = Image.new("RGB", (video_uint8.shape[2], LABEL_HEIGHT), "white")
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(size=10)
+    for column, name in enumerate(names):
+        draw.text((column * (column_width + GAP) + column_width / 2, 1), name, fill="black", font=font, anchor="ma")
+    return torch.cat([_like(strip, video_uint8), video_uint8], dim=1)
+
+
+def label_rows(video_uint8: Tensor, names: Sequence[str], row_height: int, margin: int = 132) -> Tensor:
+    """Names to the left of a tiled video, one per row of `row_height` pixels."""
+    strip = Image.new("RGB", (margin, video_uint8.shape[1]), "white")
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(size=11)
+    for row, name in enumerate(names):
+        draw.text((margin - 6, row * (row_height + GAP) + row_height / 2), name, fill="black", font=font, anchor="rm")
+    return torch.cat([_like(strip, video_uint8), video_uint8], dim=2)
+
+
+def _like(image: Image.Image, video_uint8: Tensor) -> Tensor:
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(image.height, image.width, 3)
+    return repeat(pixels, "h w c -> t h w c", t=video_uint8.shape[0])
+
+
+def write_png(path: Path, image_uint8: Tensor) -> None:
+    """(h, w, 3) uint8 -> PNG file."""
+    Image.fromarray(image_uint8.numpy()).save(path)
+
+
+def film_strip(video_uint8: Tensor, count: int) -> Tensor:
+    """`count` evenly spaced frames of (t, h, w, 3) next to each other: (h, count w, 3)."""
+    chosen = torch.linspace(0, video_uint8.shape[0] - 1, count).round().long()
+    return rearrange(video_uint8[chosen], "t h w c -> h (t w) c")

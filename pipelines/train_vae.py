@@ -1,0 +1,102 @@
+"""Train the video autoencoder: python pipelines/train_vae.py [CONFIG.yaml ...] [key=value ...]
+
+Clips + motion module -> autoencoder; two-phase decoupled adaptation (DeCo-VAE 3.3), validation PSNR, pictures.
+"""
+
+from pathlib import Path
+
+import torch
+
+from pipelines.experiment import Experiment
+from pipelines.pictures import component_videos, film_strip, write_png
+from pipelines.prepare_data import open_index
+from pipelines.run.checkpoint import hash_folder
+from pipelines.run.folder import StageFolder, resolve_model
+from pipelines.run.loop import may_change, train
+from pipelines.run.random_keys import key
+from pipelines.run.stage import main, select
+from pipelines.train_motion import DATA_MAY_CHANGE, NUM_PREVIEW_CLIPS, fixed_batches, index_input, training_batches
+from vae.interface import VideoAutoencoder
+from vae.motion_module import MotionModule
+from vae.registry import build_autoencoder, load_autoencoder
+from vae.trainer import VaeTask
+
+STAGE = "train_vae"
+
+
+def run(config: Experiment) -> None:
+    """Train, or go on training, the autoencoder of `config`."""
+    index = open_index(config)
+    section = config.vae
+    inputs = index_input(index)
+    torch.manual_seed(key(config.run.seed, STAGE, "weights"))
+    model = build_autoencoder(section)
+    if section.init_from:
+        path = resolve_model(section.init_from, run_path(config), STAGE)
+        inputs["initial weights"] = {"path": str(path), "hash": hash_folder(path)}
+        take_weights(model, load_autoencoder(path), path)
+    elif model.motion_modules():
+        path = resolve_model(section.motion_from, run_path(config), "train_motion")
+        inputs["motion module"] = {"path": str(path), "hash": hash_folder(path)}
+        take_weights(model.motion_module, MotionModule.from_pretrained(path, low_cpu_mem_usage=False), path)
+    settings = select(config, ("data", "vae", "run"))
+    folder = StageFolder(config.run.root, config.run.name, STAGE)
+    with folder.open(settings, inputs, (*may_change("vae.loop"), *DATA_MAY_CHANGE, "vae.losses.weights_dir")):
+        validation = fixed_batches(config, index, section.validation_clips)
+        task = VaeTask(
+            model,
+            section.losses,
+            section.gan,
+            section.adaptation,
+            training_batches(config, index, section.loop, STAGE),
+            validation,
+            lambda ema, path, step: write_preview(ema, next(iter(validation()))["video"], path, step),
+        )
+        train(task, section.loop, folder, config.run.seed, config.run.device)
+        folder.finish()
+
+
+def run_path(config: Experiment) -> Path:
+    """The folder of the run that `config` names."""
+    return Path(config.run.root) / config.run.name
+
+
+def take_weights(model: torch.nn.Module, source: torch.nn.Module, path: Path) -> None:
+    """Copy all weights of `source` into `model`; ValueError when they are not the same network."""
+    if model.config["architecture"] != source.config["architecture"]:
+        raise ValueError(
+            f"the model in {path} has another architecture ({source.config['architecture']}) than the one configured "
+            f"({model.config['architecture']}): set the same sizes, or name another model"
+        )
+    model.load_state_dict(source.state_dict())
+
+
+@torch.no_grad()
+def write_preview(model: VideoAutoencoder, video: torch.Tensor, folder: Path, step: int) -> None:
+    """One picture: film strips of a few clips and all their components. video: (b, 3, t, h, w) in [-1, 1]."""
+    video = video[:NUM_PREVIEW_CLIPS].to(model.device)
+    components = model.decode_components(video)
+    strips = [
+        film_strip(pixels, 9)
+        for clip in range(len(video))
+        for pixels in component_videos({name: x[clip] for name, x in components.items()}, video[clip]).values()
+    ]
+    write_png(folder / f"step-{step:08d}.png", torch.cat(strips))
+
+
+def describe(config: Experiment) -> str:
+    """For run.dry_run: size, latents and steps."""
+    with torch.device("meta"):
+        model = build_autoencoder(config.vae)
+    motion = sum(p.numel() for part in model.motion_modules() for p in part.parameters())
+    clip = (config.data.num_frames, config.data.resolution, config.data.resolution)
+    loop = config.vae.loop
+    return (
+        f"{config.vae.name}: {model.num_parameters() - motion:,} parameters + {motion:,} of the motion module\n"
+        f"latents of a clip {clip}: {model.latent_shapes(clip)}\n"
+        f"{loop.steps} steps of {loop.global_batch_size} clips"
+    )
+
+
+if __name__ == "__main__":
+    main(STAGE, run, Experiment, ("data", "vae", "run"), describe)

@@ -1,0 +1,63 @@
+"""The training objective of a video autoencoder: DeCo-VAE Eq. 9 plus a wavelet term per component."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from vae.discriminator import DiscriminatorConfig
+from vae.interface import Coded
+from vae.losses import pixel_l1, psnr, wavelet_l1
+from vae.perceptual import PerceptualLoss, perceptual_frames, take_frames
+
+Draws = Callable[[str], list[torch.Generator]]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of Eq. 9; a weight of 0 switches the term off."""
+
+    l1: float = 4.0  # L1 of the video on the scale [-0.5, 0.5]
+    wavelet_low: float = 0.2  # L1 of the low Haar band of every component; without it the components lose their meaning
+    wavelet_high: float = 0.4  # L1 of the high Haar bands of every component
+    perceptual: float = 4.0  # LPIPS-VGG on 5 frames of each clip; needs the VGG16 weights in weights_dir
+    kl: float = 1e-7  # KL divergence, summed over the latents of a clip
+    weights_dir: str = "weights"  # folder with downloaded backbones
+
+
+@dataclass(frozen=True)
+class GanConfig:
+    """The adversarial part."""
+
+    weight: float = 0.2  # weight of the adversarial term; 0 = no discriminator
+    start_step: int = 400_000  # first step with a discriminator
+    discriminator_lr_scale: float = 0.2  # learning rate of the discriminator relative to the autoencoder's
+    lecam: float = 0.005  # weight of the LeCam regularisation; 0 = off
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)  # size of the discriminator
+
+
+def reconstruction_objective(
+    coded: Coded, video: torch.Tensor, config: LossConfig, perceptual: PerceptualLoss | None, draws: Draws
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Everything of Eq. 9 but the adversarial term.
+
+    video: (b, 3, t, h, w) in [-1, 1]. Returns the scalar loss and its terms, unweighted, with the PSNR of the batch.
+    """
+    terms = {"l1": pixel_l1(coded.reconstruction, video)}
+    loss = config.l1 * terms["l1"]
+    if config.wavelet_low or config.wavelet_high:
+        for name, pair in coded.components.items():
+            low, high = wavelet_l1(pair.decoded, pair.target, pair.starts_with_image)
+            terms |= {f"{name}_low": low, f"{name}_high": high}
+            loss = loss + config.wavelet_low * low + config.wavelet_high * high
+    if perceptual is not None:
+        frames = perceptual_frames(video, draws("perceptual frames"))
+        terms["perceptual"] = perceptual(take_frames(coded.reconstruction, frames), take_frames(video, frames))
+        loss = loss + config.perceptual * terms["perceptual"]
+    if config.kl:
+        terms["kl"] = sum(posterior.kl().mean() for posterior in coded.posterior.values())
+        loss = loss + config.kl * terms["kl"]
+    terms["psnr"] = psnr(coded.reconstruction.detach(), video).mean()
+    return loss, terms | coded.statistics
