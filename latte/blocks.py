@@ -1,11 +1,10 @@
 """Latte's transformer block and final layer: adaLN-Zero, attention over space, time or both, MLP."""
 
-from functools import partial
 from typing import Literal
 
 import torch
 from einops import rearrange
-from timm.layers import Mlp
+from timm.layers import GELUTanh, Mlp
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -94,7 +93,7 @@ class LatteBlock(nn.Module):
         self.attention_norm = layer_norm(width)
         self.attention = Attention(width, heads, axis, qk_norm)
         self.mlp_norm = layer_norm(width)
-        self.mlp = Mlp(width, int(width * mlp_ratio), act_layer=partial(nn.GELU, approximate="tanh"))
+        self.mlp = Mlp(width, int(width * mlp_ratio), act_layer=GELUTanh)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x: (b, f, s, d), condition: (b, d) -> (b, f, s, d)."""

@@ -1,7 +1,7 @@
 """Options of the diffusion transformer and the record from which a trained one is rebuilt."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 
 from latte.latent_layout import LatentLayout
 
@@ -37,9 +37,11 @@ class LatteArchitecture(LatteConfig):
 
     @staticmethod
     def build(config: LatteConfig, parts: Mapping[str, Mapping], classes: Sequence[str]) -> "LatteArchitecture":
-        """`parts`: {part: {"shape": [c, t, h, w], "mean": [c], "std": [c]}}, as in the metadata of the latent cache."""
+        """`parts`: {part: {"shape": [c, t, h, w], "mean": [c], "std": [c]}}, as in the metadata of the latent cache;
+        fields that a subclass of LatteConfig adds are no part of the architecture."""
         known = {part: {key: list(entry[key]) for key in ("shape", "mean", "std")} for part, entry in parts.items()}
-        return LatteArchitecture(**asdict(config), parts=known, classes=list(classes))
+        options = {option.name: getattr(config, option.name) for option in fields(LatteConfig)}
+        return LatteArchitecture(**options, parts=known, classes=list(classes))
 
     @staticmethod
     def from_dict(architecture: Mapping) -> "LatteArchitecture":
@@ -68,7 +70,8 @@ class LatteArchitecture(LatteConfig):
 
     def layout_of_parts(self) -> LatentLayout:
         """The layout of the latent parts."""
-        return LatentLayout.build(self.layout, {part: entry["shape"] for part, entry in self.parts.items()})
+        shapes = {part: [int(size) for size in entry["shape"]] for part, entry in self.parts.items()}
+        return LatentLayout.build(self.layout, shapes)
 
     def check(self) -> None:
         """Raise ValueError for values that no model can have."""

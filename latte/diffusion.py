@@ -6,7 +6,7 @@ its copies, and what the layout pads reaches no loss.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -26,7 +26,7 @@ class Prediction:
     """What the model says per part: flow velocity or noise and, with `epsilon`, the variance's interpolation weight."""
 
     mean: Parts
-    variance: Parts | None = None
+    variance: Parts = field(default_factory=dict)
 
 
 def predict(model: Latte, noisy: Parts, timestep: Tensor, labels: Tensor | None) -> Prediction:
@@ -126,7 +126,7 @@ def gaussian_divergence(mean_a: Tensor, log_variance_a: Tensor, mean_b: Tensor, 
 
 def mean_over_elements(values: Parts) -> Tensor:
     """Mean over all elements of all parts, so that a part weighs by its number of elements."""
-    return sum(value.sum() for value in values.values()) / sum(value.numel() for value in values.values())
+    return torch.stack([value.sum() for value in values.values()]).sum() / sum(x.numel() for x in values.values())
 
 
 def part_means(errors: Parts) -> dict[str, Tensor]:

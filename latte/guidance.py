@@ -30,6 +30,4 @@ def guided_prediction(
     for part, value in both.mean.items():
         conditional, unconditional = value.split(size)
         mean[part] = torch.lerp(unconditional, conditional, scale)
-    if both.variance is None:
-        return Prediction(mean)
     return Prediction(mean, {part: value.split(size)[0] for part, value in both.variance.items()})

@@ -49,7 +49,9 @@ class LatentLayout:
         A single part is one stream under either name. Parts without frames (a clip of one image) take no tokens.
         Raises ValueError for an unknown layout and for shapes that it cannot place.
         """
-        shapes = {part: tuple(int(size) for size in shape) for part, shape in parts.items()}
+        shapes: dict[str, Shape] = {}
+        for part, (channels, frames, height, width) in parts.items():
+            shapes[part] = (int(channels), int(frames), int(height), int(width))
         present = {part: shape for part, shape in shapes.items() if shape[1] > 0}
         if name not in LAYOUTS:
             raise ValueError(f"latte.layout is {name!r}, expected one of {', '.join(LAYOUTS)}.")

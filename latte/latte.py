@@ -6,7 +6,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
-from latte.blocks import FinalLayer, LatteBlock
+from latte.blocks import Axis, FinalLayer, LatteBlock, Modulation
 from latte.config import LatteArchitecture
 from latte.embeddings import TimeEmbedding, sincos, spatial_positions
 from latte.latent_layout import LatentLayout
@@ -39,7 +39,7 @@ class Latte(ModelMixin, ConfigMixin):
         self.time_embedding = TimeEmbedding(width)
         if self.num_classes:
             self.label_embedding = nn.Embedding(self.num_classes + 1, width)  # the last row is "no class"
-        axes = ("space", "time") if factorised else ("both", "both")
+        axes: tuple[Axis, Axis] = ("space", "time") if factorised else ("both", "both")
         self.blocks = nn.ModuleList(
             LatteBlock(width, heads, axes[i % 2], self.architecture.qk_norm, self.architecture.mlp_ratio)
             for i in range(depth)
@@ -67,9 +67,9 @@ class Latte(ModelMixin, ConfigMixin):
             nn.init.normal_(self.label_embedding.weight, std=0.02)
         if len(self.layout.streams) > 1:
             nn.init.normal_(self.stream_embedding, std=0.02)
-        modulations = [block.modulation.linear for block in self.blocks] + [self.final_layer.modulation.linear]
-        for linear in (*modulations, *self.final_layer.heads.values()):
-            nn.init.zeros_(linear.weight)
+        modulations = [module.linear for module in self.modules() if isinstance(module, Modulation)]
+        for output in (*modulations, *self.final_layer.heads.values()):
+            nn.init.zeros_(output.get_parameter("weight"))
 
     def forward(self, streams: dict[str, Tensor], timestep: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         """One prediction per stream.

@@ -1,7 +1,7 @@
 """The transformer: exact sizes, identity at the start, gradients everywhere, golden forward, saving and loading."""
 
 import itertools
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import pytest
 import torch
@@ -184,3 +184,12 @@ def test_wrong_options_are_refused(options, message):
 def test_unknown_settings_of_a_saved_model_are_refused():
     with pytest.raises(ValueError, match="unknown settings"):
         Latte({**architecture(), "colour": 1})
+
+
+def test_options_that_a_section_adds_stay_out_of_the_architecture():
+    @dataclass(frozen=True)
+    class Section(LatteConfig):
+        steps: int = 5
+
+    built = asdict(LatteArchitecture.build(Section(width=32), architecture()["parts"], CLASSES))
+    assert "steps" not in built and built["width"] == 32
