@@ -114,6 +114,8 @@ def probe_files(
     lock, failures = threading.Lock(), []
     progress = tqdm(total=len(requests), desc="checking files", unit="file", disable=None)
     cache_file = cache.open("a") if cache else None
+    if cache_file and cache_file.tell() and not cache.read_text().endswith("\n"):
+        cache_file.write("\n")  # a killed run left a part of a line
 
     def serve() -> None:
         worker = Worker(config.probe_memory_mb)
