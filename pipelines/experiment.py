@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from latte.config import LatteConfig
 from latte.sampler import SamplerConfig
 from pipelines.data.data_config import DataConfig
-from pipelines.metrics.evaluate_config import EvaluateConfig
+from pipelines.metrics.fvd_protocols import EvaluateConfig
 from pipelines.run.folder import RunConfig
 from pipelines.run.loop import LoopConfig
 from vae.adaptation import AdaptationConfig

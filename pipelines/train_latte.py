@@ -1,0 +1,127 @@
+"""Train the diffusion transformer: python pipelines/train_latte.py [CONFIG.yaml ...] [key=value ...]
+
+Latent cache -> Latte (EMA weights), with grids of samples during training.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+
+from latte.config import LatteArchitecture, LatteConfig
+from latte.latte import Latte
+from latte.sampler import SamplerConfig, generate
+from latte.trainer import LatteTask
+from pipelines.cache_latents import open_cache
+from pipelines.data.latent_cache import LatentCache
+from pipelines.data.video_file import to_uint8, write_gif
+from pipelines.experiment import Experiment
+from pipelines.pictures import label_rows, tile
+from pipelines.prepare_data import open_index
+from pipelines.run.checkpoint import hash_folder
+from pipelines.run.folder import StageFolder, resolve_model
+from pipelines.run.loop import may_change, train
+from pipelines.run.random_keys import key
+from pipelines.run.ranks import connect
+from pipelines.run.stage import main, select
+from pipelines.train_motion import DATA_MAY_CHANGE
+from pipelines.train_vae import run_path, take_weights
+from vae.registry import load_autoencoder
+
+STAGE = "train_latte"
+VALIDATION_BATCH = 32
+PREVIEW_STEPS = 20
+# Options of the section that change what is drawn or scored on the way, not what is trained.
+MAY_CHANGE = ("latte.validation_clips", "latte.preview_*", "latte.gradient_checkpointing")
+
+
+def run(config: Experiment) -> None:
+    """Train, or go on training, the Latte of `config`."""
+    index = open_index(config)
+    cache = open_cache(config, index)
+    inputs = {"latent cache": {"path": str(cache.folder), "hash": cache_hash(cache)}}
+    torch.manual_seed(key(config.run.seed, STAGE, "weights"))
+    model = Latte(asdict(architecture(config, cache)))
+    if config.latte.init_from:
+        path = resolve_model(config.latte.init_from, run_path(config), STAGE)
+        inputs["initial weights"] = {"path": str(path), "hash": hash_folder(path)}
+        take_weights(model, Latte.from_pretrained(path, low_cpu_mem_usage=False), path)
+    folder = StageFolder(config.run.root, config.run.name, STAGE)
+    settings = select(config, ("data", "latte", "run"))
+    with folder.open(settings, inputs, (*may_change("latte.loop"), *DATA_MAY_CHANGE, *MAY_CHANGE)):
+        ranks = connect(config.run.device)
+        clips_seed, loop = key(config.run.seed, STAGE, "clips"), config.latte.loop
+        task = LatteTask(
+            model,
+            lambda first_step: cache.batches(
+                "train", clips_seed, first_step, loop.global_batch_size, ranks.process_index, ranks.num_processes
+            ),
+            lambda: validation_batches(cache, config.latte.validation_clips),
+            lambda ema, path, step: write_preview(ema, config, path, step),
+        )
+        train(task, loop, folder, config.run.seed, config.run.device)
+        folder.finish()
+
+
+def architecture(config: Experiment, cache: LatentCache) -> LatteArchitecture:
+    """The options of the `latte` section plus what the cache says about the latents."""
+    options = {field.name: getattr(config.latte, field.name) for field in fields(LatteConfig)}
+    return LatteArchitecture.build(LatteConfig(**options), cache.parts, cache.classes)
+
+
+def cache_hash(cache: LatentCache) -> str:
+    """Identifies the content of a cache: autoencoder, data set and preprocessing."""
+    return "-".join(str(value) for value in cache.provenance.values())
+
+
+def validation_batches(cache: LatentCache, count: int) -> Iterator[dict]:
+    """The same `count` held-out clips every time, spread over the split."""
+    positions = cache.split("validation")
+    if positions:
+        chosen = torch.linspace(0, len(positions) - 1, min(count, len(positions))).round().long().unique().tolist()
+        for start in range(0, len(chosen), VALIDATION_BATCH):
+            clips = [positions[i] for i in chosen[start : start + VALIDATION_BATCH]]
+            yield {"latents": cache.latents(clips), "label": cache.labels[clips]}
+
+
+@torch.no_grad()
+def write_preview(model: Latte, config: Experiment, folder: Path, step: int) -> None:
+    """One GIF: a row of samples per class, always with the same seeds."""
+    vae = load_autoencoder(resolve_model(config.cache.vae, run_path(config), "train_vae")).to(model.device)
+    classes = list(range(min(config.latte.preview_classes, model.num_classes))) or [-1]
+    labels = [label for label in classes for _ in range(config.latte.preview_per_class)]
+    settings = SamplerConfig(steps=PREVIEW_STEPS, guidance_scale=config.sample.guidance_scale if model.num_classes else 1)
+    videos = []
+    for sample in generate(model, labels, range(len(labels)), settings, len(labels), model.device):
+        latents = {part: latent.unsqueeze(0).to(model.device) for part, latent in sample["latents"].items()}
+        videos.append(to_uint8(vae.decode(latents)[0].cpu()))
+    per_row = config.latte.preview_per_class
+    grid = tile([videos[start : start + per_row] for start in range(0, len(videos), per_row)])
+    names = [model.architecture.classes[label] if label >= 0 else "" for label in classes]
+    write_gif(folder / f"step-{step:08d}.gif", label_rows(grid, names, videos[0].shape[1]), config.sample.fps)
+
+
+def describe(config: Experiment) -> str:
+    """For run.dry_run: size, tokens and steps; the latents' shapes come from the configured autoencoder."""
+    from vae.registry import build_autoencoder
+
+    with torch.device("meta"):
+        vae = build_autoencoder(config.vae)
+        clip = (config.data.num_frames, config.data.resolution, config.data.resolution)
+        parts = {
+            part: {"shape": list(shape), "mean": [0.0] * shape[0], "std": [1.0] * shape[0]}
+            for part, shape in vae.latent_shapes(clip).items()
+        }
+        options = {field.name: getattr(config.latte, field.name) for field in fields(LatteConfig)}
+        model = Latte(asdict(LatteArchitecture.build(LatteConfig(**options), parts, [])))
+    tokens = sum(s.frames * s.height * s.width // model.patch**2 for s in model.layout.streams)
+    loop = config.latte.loop
+    return (
+        f"Latte {config.latte.size}: {model.num_parameters():,} parameters without the class embedding, "
+        f"{tokens} tokens per clip, {loop.steps} steps of {loop.global_batch_size} clips"
+    )
+
+
+if __name__ == "__main__":
+    main(STAGE, run, Experiment, ("data", "latte", "run"), describe)
