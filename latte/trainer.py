@@ -15,8 +15,8 @@ GOLDEN_RATIO = 0.6180339887498949
 class LatteTask:
     """One model, one objective; the stage injects data and pictures.
 
-    A batch is {"latents": {part: (b, c, t, h, w)} whitened, "label": (b,) int64 with -1 = none, "index": [global
-    indices], "id": [names for error messages]}.
+    The stage's batches are {"latents": {part: (b, c, t, h, w)} whitened, "label": (b,) int64 with -1 = none, "index":
+    [global indices], "path": [names for error messages]}.
     """
 
     stage = "train_latte"
@@ -33,7 +33,7 @@ class LatteTask:
         """`batches(first_step)` yields training batches, `validation()` the same fixed batches every time."""
         self.model = model
         self.players: dict[str, nn.Module] = {"latte": model}
-        self.batches = batches
+        self.training_batches = batches
         self.validation = validation
         self.preview = preview
 
@@ -45,10 +45,16 @@ class LatteTask:
         """One group: all parameters at the same rate."""
         return [{"params": list(self.players[player].parameters()), "lr_scale": 1.0}]
 
+    def batches(self, first_step: int) -> Iterator[dict]:
+        """The stage's batches with one entry per part, which the loop can cut into micro-batches like any other."""
+        for batch in self.training_batches(first_step):
+            others = {name: value for name, value in batch.items() if name != "latents"}
+            yield {**{f"latents/{part}": latent for part, latent in batch["latents"].items()}, **others}
+
     def loss(self, player: str, batch: dict, draws: Draws, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The objective on one batch, and the loss of each latent part."""
-        latents, labels = to_device(self.model, batch)
-        return training_loss(self.model, latents, labels, draws)
+        """The objective on (a part of) one of `batches`, and the loss of each latent part."""
+        latents = {part: batch[f"latents/{part}"] for part in self.model.layout.parts}
+        return training_loss(self.model, latents, batch["label"], draws)
 
     @torch.no_grad()
     def validate(self, model: Latte, step: int) -> dict[str, float]:
@@ -60,7 +66,8 @@ class LatteTask:
         sums: dict[str, float] = {}
         num_clips = 0
         for batch in self.validation():
-            latents, labels = to_device(model, batch)
+            latents = {part: latent.to(model.device) for part, latent in batch["latents"].items()}
+            labels = batch["label"].to(model.device)
             clips = range(num_clips, num_clips + len(labels))
             times = torch.tensor([(0.5 + clip * GOLDEN_RATIO) % 1 for clip in clips], device=labels.device)
             noise = draw_noise(model, [torch.Generator().manual_seed(clip) for clip in clips], labels.device)
@@ -77,8 +84,3 @@ class LatteTask:
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         """Nothing to restore."""
-
-
-def to_device(model: Latte, batch: dict) -> tuple[dict[str, Tensor], Tensor]:
-    """A batch's latents and labels on the model's device."""
-    return {part: x.to(model.device) for part, x in batch["latents"].items()}, batch["label"].to(model.device)

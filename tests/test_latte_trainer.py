@@ -6,8 +6,11 @@ import pytest
 import torch
 from tiny_latte import DECOUPLED, check_golden, keyed_draws, random_latents, tiny_latte
 
+from latte.latte import Latte
 from latte.sampler import SamplerConfig, generate
 from latte.trainer import LatteTask
+from pipelines.run.folder import StageFolder
+from pipelines.run.loop import LoopConfig, train
 
 SHAPES = {"keyframe": (2, 1, 4, 4), "motion": (2, 2, 4, 4)}
 
@@ -24,7 +27,7 @@ def clips(count: int, seed: int = 0) -> dict:
     return {"latents": {p: x[labels] + 0.1 * noise[p] for p, x in patterns.items()}, "label": labels}
 
 
-def train(task: LatteTask, steps: int, lr: float) -> list[float]:
+def train_plainly(task: LatteTask, steps: int, lr: float) -> list[float]:
     optimiser = torch.optim.Adam(
         [{"params": g["params"], "lr": lr * g["lr_scale"]} for g in task.parameter_groups("latte")]
     )
@@ -44,7 +47,7 @@ def train(task: LatteTask, steps: int, lr: float) -> list[float]:
 def test_golden_loss_curve(layout, objective):
     model = tiny_latte(SHAPES, layout=layout, objective=objective)
     task = task_for(model, batches=lambda first_step: (clips(6, seed=step) for step in range(first_step, 10)))
-    check_golden("latte_training", f"{layout} {objective}", torch.tensor(train(task, 10, lr=1e-3)))
+    check_golden("latte_training", f"{layout} {objective}", torch.tensor(train_plainly(task, 10, lr=1e-3)))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +62,7 @@ def test_learns_what_the_classes_look_like(layout, objective, steps, sampling_st
         validation=lambda: [clips(24, seed=2000)],
     )
     untrained = task.validate(model, 0)["loss"]
-    train(task, steps, lr=4e-3)
+    train_plainly(task, steps, lr=4e-3)
     trained = task.validate(model, steps)
     assert trained["loss"] < 0.3 * untrained, trained
     labels = [0, 1, 2] * 4
@@ -89,10 +92,35 @@ def test_validation_is_fixed_and_independent_of_the_batches():
 
 def test_the_task_logs_a_loss_per_part_and_has_no_extra_state():
     model = tiny_latte(awake=True, objective="epsilon")
-    task = task_for(model)
     batch = {"latents": random_latents(DECOUPLED, 2), "label": torch.tensor([0, -1])}
-    loss, terms = task.loss("latte", batch, keyed_draws([1, 2]), 0)
+    task = task_for(model, batches=lambda first_step: iter([batch]))
+    loss, terms = task.loss("latte", next(task.batches(0)), keyed_draws([1, 2]), 0)
     assert set(terms) == {"loss_keyframe", "loss_motion", "loss_residual", "bound"}
     assert loss.requires_grad and not any(term.requires_grad for term in terms.values())
     assert task.extra_state() == {} and task.load_extra_state({}) is None
     assert task.players[task.ema_player] is model and task.best_metric == ("loss", "min")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_training_loop_drives_the_task(tmp_path, precision):
+    """Micro-batches, validation, previews and the published folder, through the one training loop."""
+    drawn = []
+    whole = {**clips(6), "index": list(range(6)), "path": [f"clip {i}" for i in range(6)]}
+    model = tiny_latte(SHAPES)
+    start = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    task = LatteTask(
+        model,
+        batches=lambda first_step: (whole for _ in range(first_step, 3)),
+        validation=lambda: [clips(6)],
+        preview=lambda model, folder, step: drawn.append(step),
+    )
+    config = LoopConfig(
+        steps=3, global_batch_size=6, micro_batch_size=4, precision=precision, preview_every=2, validate_every=1
+    )
+    folder = StageFolder(str(tmp_path), "nano", task.stage)
+    with folder.open({}, {}, ()):
+        train(task, config, folder, seed=0, device="cpu")
+    published = Latte.from_pretrained(folder.path / "last")
+    assert published.architecture == model.architecture
+    assert any(not torch.equal(parameter, start[name]) for name, parameter in published.named_parameters())
+    assert drawn == [2]
