@@ -1,6 +1,7 @@
 """What a published protocol does to frames before it scores them: JPEG or H.264 and back, resize and crop."""
 
 import io
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -46,20 +47,16 @@ def _h264(clip_uint8: Tensor) -> Tensor:
     num_frames, height, width, _ = clip_uint8.shape
     if height % 2 or width % 2:
         raise ValueError(f"H.264 in 4:2:0 needs an even height and width, got {height} x {width}; crop by one pixel.")
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error"]
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "clip.mp4")
-        writer = imageio_ffmpeg.write_frames(
-            path, (width, height), fps=8, codec="libx264", macro_block_size=1, output_params=["-crf", str(H264_CRF)]
-        )
-        writer.send(None)
-        for frame in clip_uint8.contiguous().numpy():
-            writer.send(frame.tobytes())
-        writer.close()
-        reader = imageio_ffmpeg.read_frames(path)
-        next(reader)  # the first item is the file's description
-        frames = [np.frombuffer(frame, dtype=np.uint8).reshape(height, width, 3) for frame in reader]
-    assert len(frames) == num_frames
-    return torch.from_numpy(np.stack(frames))
+        source = [*raw, "-s", f"{width}x{height}", "-r", "8", "-i", "-"]
+        encoder = [*ffmpeg, *source, "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", str(H264_CRF), path]
+        subprocess.run(encoder, input=clip_uint8.contiguous().numpy().tobytes(), check=True, capture_output=True)
+        decoded = subprocess.run([*ffmpeg, "-i", path, *raw, "-"], check=True, capture_output=True).stdout
+    frames = np.frombuffer(decoded, dtype=np.uint8).copy()
+    return rearrange(torch.from_numpy(frames), "(t h w c) -> t h w c", t=num_frames, h=height, w=width)
 
 
 def resize_and_crop(clip_uint8: Tensor, resolution: int, resize: str) -> Tensor:

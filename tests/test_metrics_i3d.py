@@ -1,0 +1,188 @@
+"""I3D: published counts, TensorFlow's SAME padding, every accepted kind of file, and an informative proxy."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from pipelines.metrics import i3d_weights
+from pipelines.metrics.i3d import InceptionI3D, MaxPoolSame, Unit3D, pad_same, preprocess
+from pipelines.metrics.i3d_weights import build_proxy, calibration_clips, git_blob_sha1, load_i3d
+
+
+@pytest.fixture(scope="module")
+def proxy() -> InceptionI3D:
+    return build_proxy(bn_eps=1e-5)
+
+
+@pytest.fixture(scope="module")
+def clip() -> torch.Tensor:
+    return torch.randint(0, 256, (1, 9, 24, 20, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def test_counts_and_names_of_the_public_state_dict(proxy: InceptionI3D) -> None:
+    state = proxy.state_dict()
+    assert len(state) == 344
+    assert sum(parameter.numel() for parameter in proxy.parameters()) == 12_697_264
+    assert sum(buffer.numel() for buffer in proxy.buffers()) == 14_617
+    assert state["Conv3d_1a_7x7.conv3d.weight"].shape == (64, 3, 7, 7, 7)
+    assert state["Mixed_4e.b1b.conv3d.weight"].shape == (288, 144, 3, 3, 3)
+    assert state["logits.conv3d.weight"].shape == (400, 1024, 1, 1, 1)
+    assert {"logits.conv3d.bias", "Conv3d_2b_1x1.bn.running_var", "Mixed_5c.b3b.bn.num_batches_tracked"} <= state.keys()
+
+
+def independent_same_convolution(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
+    """TensorFlow's SAME per output position: window i starts at i * stride - total // 2, outside is zero."""
+    kernel = weight.shape[2]
+    sizes = [-(-size // stride) for size in x.shape[2:]]
+    befores = [max((n - 1) * stride + kernel - size, 0) // 2 for n, size in zip(sizes, x.shape[2:], strict=True)]
+    embedded = torch.zeros(*x.shape[:2], *(size + 2 * kernel + stride for size in x.shape[2:]))
+    t, h, w = x.shape[2:]
+    embedded[:, :, kernel : kernel + t, kernel : kernel + h, kernel : kernel + w] = x
+    output = torch.zeros(x.shape[0], weight.shape[0], *sizes)
+    for index in torch.cartesian_prod(*(torch.arange(n) for n in sizes)).tolist():
+        starts = [kernel + i * stride - before for i, before in zip(index, befores, strict=True)]
+        window = embedded[(..., *(slice(start, start + kernel) for start in starts))]
+        output[(..., *index)] = torch.einsum("bcthw,octhw->bo", window, weight)
+    return output
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(7, 2), (3, 1), (1, 1)])
+@pytest.mark.parametrize("size", [(9, 6, 7), (4, 8, 5)])
+def test_unit_pads_as_tensorflow_same(kernel: int, stride: int, size: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    unit = Unit3D(2, 3, kernel, stride, bn_eps=None)
+    x = torch.randn(1, 2, *size)
+    expected = independent_same_convolution(x, unit.conv3d.weight, stride) + unit.conv3d.bias[:, None, None, None]
+    torch.testing.assert_close(unit(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (1, 1, 1)), ((2, 2, 2), (2, 2, 2))])
+def test_max_pool_pads_as_tensorflow_same(kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> None:
+    x = torch.rand(1, 2, 5, 8, 7, generator=torch.Generator().manual_seed(1))
+    expected = F.max_pool3d(pad_same(x, kernel, stride), kernel, stride)
+    assert expected.shape[2:] == tuple(-(-size // step) for size, step in zip(x.shape[2:], stride, strict=True))
+    assert torch.equal(MaxPoolSame(kernel, stride)(x), expected)
+
+
+@pytest.mark.parametrize("num_frames", [9, 16, 17])
+def test_forward_for_the_frame_counts_of_the_protocols(proxy: InceptionI3D, num_frames: int) -> None:
+    with torch.inference_mode():
+        logits = proxy(torch.zeros(1, 3, num_frames, 193, 201))  # odd sizes that still leave 7 x 7
+        trunk = proxy.trunk(torch.zeros(1, 3, num_frames, 33, 40))
+    assert logits.shape == (1, 400)
+    assert trunk.shape == (1, 1024, -(-num_frames // 8), 2, 2)
+
+
+def test_preprocess_is_bilinear_without_antialias(clip: torch.Tensor) -> None:
+    video = preprocess(clip)
+    assert video.shape == (1, 3, 9, 224, 224)
+    frame = clip[0, 4, :, :, 1].double()
+    source = ((torch.arange(224) + 0.5) * 24 / 224 - 0.5).clamp(0, 23)  # rows; half-pixel centres
+    low, weight = source.floor().long(), source - source.floor()
+    column = frame[low, 0] * (1 - weight) + frame[(low + 1).clamp(max=23), 0] * weight
+    torch.testing.assert_close(video[0, 1, 4, :, 0].double(), column / 127.5 - 1, rtol=0, atol=1e-4)
+    white = preprocess(torch.full((1, 1, 5, 5, 3), 255, dtype=torch.uint8))
+    torch.testing.assert_close(white, torch.ones_like(white))
+
+
+def test_state_dict_files_load_strictly_and_give_equal_features(proxy: InceptionI3D, clip, tmp_path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    torch.save(proxy.state_dict(), tmp_path / "a" / "i3d_pretrained_400.pt")
+    save_file(proxy.state_dict(), tmp_path / "b" / "i3d_pretrained_400.safetensors")
+    pickled, tensors = load_i3d(tmp_path / "a"), load_i3d(tmp_path / "b")
+    assert not pickled.is_proxy and not tensors.is_proxy
+    assert pickled.weights_hash == git_blob_sha1(tmp_path / "a" / "i3d_pretrained_400.pt") != tensors.weights_hash
+    with torch.inference_mode():
+        expected = proxy(preprocess(clip))
+    assert torch.equal(pickled.features(clip), expected)
+    other_eps = load_i3d(tmp_path / "b", bn_eps=1e-3).features(clip)
+    assert not torch.allclose(other_eps, expected, rtol=1e-5)
+
+
+def test_wrong_files_are_refused_in_one_sentence(proxy: InceptionI3D, tmp_path) -> None:
+    state = proxy.state_dict()
+    state.pop("logits.conv3d.bias")
+    path = tmp_path / "i3d_pretrained_400.pt"
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="i3d_pretrained_400.pt does not hold the 344 tensors.*logits.conv3d.bias"):
+        load_i3d(tmp_path)
+    path.write_bytes(b"an error page")
+    with pytest.raises(ValueError, match="does not hold the 344 tensors"):
+        load_i3d(tmp_path)
+    (tmp_path / "i3d_torchscript.pt").write_bytes(b"anything")
+    with pytest.raises(ValueError, match="git-blob SHA-1 .* expected 93daef59.*can run code"):
+        load_i3d(tmp_path)
+
+
+class ToyScript(torch.nn.Module):
+    """The signature of the TorchScript I3D."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(400))
+
+    def forward(self, x: torch.Tensor, rescale: bool, resize: bool, return_features: bool) -> torch.Tensor:
+        assert rescale and resize and return_features
+        return (x / 127.5 - 1).mean(dim=[1, 2, 3, 4]).unsqueeze(1) * self.weight
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore:.*torch.jit.*:FutureWarning")
+def test_torchscript_is_opened_only_with_the_known_hash(clip: torch.Tensor, tmp_path, monkeypatch) -> None:
+    path = tmp_path / "i3d_torchscript.pt"
+    torch.jit.script(ToyScript()).save(str(path))
+    with pytest.raises(ValueError, match="only the known one is opened"):
+        load_i3d(tmp_path)
+    monkeypatch.setitem(i3d_weights.KNOWN_BLOBS, path.name, git_blob_sha1(path))
+    extractor = load_i3d(tmp_path)
+    expected = (clip.float() / 127.5 - 1).mean() * torch.ones(1, 400)
+    torch.testing.assert_close(extractor.features(clip), expected, rtol=1e-4, atol=1e-6)
+    assert not extractor.is_proxy and extractor.bn_eps is None
+
+
+def test_git_blob_hash_of_known_contents(tmp_path) -> None:
+    (tmp_path / "file").write_bytes(b"hello\n")
+    assert git_blob_sha1(tmp_path / "file") == "ce013625030ba8dba906f756967f9e9ca394464a"
+
+
+def test_proxy_is_fixed_and_leaves_the_global_generator_alone(proxy: InceptionI3D, tmp_path) -> None:
+    state = torch.random.get_rng_state()
+    first, second = load_i3d(tmp_path), load_i3d(tmp_path, precision="bf16")
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert first.is_proxy and first.weights_hash == second.weights_hash and first.weights_hash.startswith("random-")
+    assert torch.equal(first.network.Mixed_4c.b1b.bn.running_var, proxy.Mixed_4c.b1b.bn.running_var)
+
+
+def test_proxy_features_do_not_collapse_and_bf16_agrees(tmp_path) -> None:
+    video = calibration_clips(3, torch.Generator().manual_seed(5))[:, :, :9, ::3, ::3].movedim(1, -1)
+    video_uint8 = (video * 127.5 + 127.5).to(torch.uint8)
+    features = load_i3d(tmp_path).features(video_uint8)
+    centred = features - features.mean(dim=0)
+    assert centred.norm() > 0.1 * features.norm()
+    directions = F.normalize(features, dim=1)
+    assert (directions @ directions.T).fill_diagonal_(0).max() < 0.98
+    close = load_i3d(tmp_path, precision="bf16").features(video_uint8[:1])
+    assert (close - features[:1]).norm() < 0.2 * centred[:1].norm()
+    still = load_i3d(tmp_path).features(video_uint8[:1, :1].expand(-1, 9, -1, -1, -1))
+    assert (still - features[:1]).norm() > 0.2 * centred[:1].norm()  # motion alone moves the features
+
+
+def test_too_short_or_float_clips_are_refused(clip: torch.Tensor, tmp_path) -> None:
+    extractor = load_i3d(tmp_path)
+    for wrong in (clip[:, :8], clip.float()):
+        with pytest.raises(ValueError, match="at least 9 frames"):
+            extractor.features(wrong)
+    with pytest.raises(ValueError, match="fp32 or bf16"):
+        load_i3d(tmp_path, precision="fp16")
+
+
+def test_inception_channels_chain() -> None:
+    from pipelines.metrics.i3d import INCEPTION_CHANNELS
+
+    blocks = [getattr(InceptionI3D(), name) for name in INCEPTION_CHANNELS]
+    for before, after in pairwise(blocks):
+        total = sum(branch.conv3d.out_channels for branch in (before.b0, before.b1b, before.b2b, before.b3b))
+        assert total == after.b0.conv3d.in_channels
