@@ -83,7 +83,7 @@ def test_class_folders_are_split_by_whole_groups(ucf_tree) -> None:
         sides.setdefault(group_of(path), set()).add(split)
     assert all(len(side) == 1 for side in sides.values())
     assert sum(side == {"validation"} for side in sides.values()) == 2  # one group of each class
-    assert build_index(DataConfig(root=str(ucf_tree), **TINY), 0) == build_index(DataConfig(root=str(ucf_tree), **TINY), 0)
+    assert index_of(ucf_tree, validation_fraction=0.3) == index
 
 
 def test_train_and_test_folders(tmp_path, make_file) -> None:
@@ -109,7 +109,9 @@ def test_csv(tmp_path, make_file) -> None:
     for number in range(4):
         make_file(tmp_path / "files" / f"{number}.avi", seed=number, **SMALL_FILE)
     table = tmp_path / "list.csv"
-    table.write_text("path,label,split\nfiles/0.avi,10,train\nfiles/1.avi,9,test\nfiles/2.avi,10,\nfiles/9.avi,9,train\n")
+    table.write_text(
+        "path,label,split\nfiles/0.avi,10,train\nfiles/1.avi,9,test\nfiles/2.avi,10,\nfiles/9.avi,9,train\n"
+    )
     index = index_of(table, validation_fraction=0.0)
     assert index.classes == ("9", "10") and index.missing == ("files/9.avi",)
     assert facts(index) == {

@@ -122,6 +122,8 @@ class LatentCacheWriter:
         shards = [{"file": shard_name(k), **{n: r[n] for n in ("bytes", "sha256")}} for k, r in enumerate(records)]
         metadata = {"parts": parts, "shards": shards, **self.plan}
         _commit(self.folder / "metadata.json", json.dumps(metadata, indent=1).encode())
+        for part in self.folder.glob(".*.part"):  # of processes that were killed
+            part.unlink()
         return LatentCache(self.folder, verify=False)
 
 

@@ -1,0 +1,105 @@
+"""Checking files in worker processes: crashes, hangs and memory are contained and named."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.data.data_config import DataConfig
+from pipelines.data.probe import Worker, probe_files
+from pipelines.data.video_file import write_video
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def request(path: Path) -> dict[str, int | str]:
+    return {"path": str(path), "max_frame_pixels": 10**9, "max_file_pixels": 10**10}
+
+
+def test_worker_does_not_import_torch() -> None:
+    code = "import sys, pipelines.data.probe_worker; print('torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+
+
+def test_answers_hold_what_is_in_the_file(tmp_path, make_file) -> None:
+    make_file(tmp_path / "a.avi", num_frames=7, height=48, width=64)
+    answer = probe_files(tmp_path, ["a.avi"], DataConfig())["a.avi"]
+    facts = {name: answer[name] for name in ("num_frames", "width", "height", "fps")}
+    assert facts == {"num_frames": 7, "width": 64, "height": 48, "fps": 25.0}
+
+
+def test_hanging_file_is_given_up_and_the_next_one_checked(tmp_path, make_file) -> None:
+    file = make_file(tmp_path / "a.avi", num_frames=3, height=16, width=64)
+    worker = Worker(950)
+    try:
+        worker.start()
+        os.kill(worker.process.pid, signal.SIGSTOP)
+        assert worker.check(request(file), 0.3)["error"] == "checking took longer than 0.3 s"
+        assert worker.check(request(file), 20)["num_frames"] == 3
+    finally:
+        worker.stop()
+
+
+def test_time_outs_are_not_remembered(tmp_path, make_file) -> None:
+    make_file(tmp_path / "a.avi", num_frames=3, height=16, width=64)
+    cache = tmp_path / "cache.jsonl"  # a busy machine may have been the reason
+    answer = probe_files(tmp_path, ["a.avi"], DataConfig(probe_seconds=0.0), cache)["a.avi"]
+    assert "took longer" in answer["error"] and not cache.read_text()
+    assert probe_files(tmp_path, ["a.avi"], DataConfig(), cache)["a.avi"]["num_frames"] == 3
+    assert len(cache.read_text().splitlines()) == 1
+
+
+def test_crash_of_the_decoder_is_named_and_the_worker_replaced(tmp_path, make_file) -> None:
+    file = make_file(tmp_path / "a.avi", num_frames=3, height=16, width=64)
+    worker = Worker(950)
+    try:
+        worker.start()
+        os.kill(worker.process.pid, signal.SIGSTOP)  # so that it dies with the request in hand
+        threading.Timer(0.2, os.kill, (worker.process.pid, signal.SIGKILL)).start()
+        assert "crashed on it (exit -9)" in worker.check(request(file), 20)["error"]
+        assert worker.check(request(file), 20)["num_frames"] == 3
+        os.kill(worker.process.pid, signal.SIGKILL)  # died between two files
+        worker.process.wait()
+        assert worker.check(request(file), 20)["num_frames"] == 3
+    finally:
+        worker.stop()
+    assert worker.process is None
+
+
+def test_decode_bomb_is_refused_at_once(tmp_path) -> None:
+    write_video(tmp_path / "bomb.avi", torch.zeros(2, 4096, 4096, 3, dtype=torch.uint8), 25, "mpeg4")
+    started = time.monotonic()
+    answer = probe_files(tmp_path, ["bomb.avi"], DataConfig())["bomb.avi"]
+    assert answer["error"].startswith("oversized: 4096x4096") and time.monotonic() - started < 5
+
+
+def test_memory_of_a_worker_is_capped(tmp_path) -> None:
+    write_video(tmp_path / "large.avi", torch.zeros(2, 4096, 4096, 3, dtype=torch.uint8), 25, "mpeg4")
+    config = DataConfig(probe_memory_mb=460, max_frame_pixels=10**9)
+    error = probe_files(tmp_path, ["large.avi"], config)["large.avi"]["error"]
+    assert "probe_memory_mb" in error or "crashed" in error
+
+
+def test_worker_that_cannot_start_says_how_to_find_out_why(tmp_path, make_file) -> None:
+    make_file(tmp_path / "a.avi", num_frames=3, height=16, width=16)
+    with pytest.raises(RuntimeError, match="probe_memory_mb=not"):
+        Worker("not").start()
+
+
+def test_strange_paths_have_a_reason(tmp_path) -> None:
+    (tmp_path / "folder.avi").mkdir()
+    os.mkfifo(tmp_path / "pipe.avi")  # opening it would wait for a writer
+    (tmp_path / "playlist.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nhttp://192.0.2.1/a.ts\n#EXT-X-ENDLIST\n")
+    names = ["folder.avi", "pipe.avi", "playlist.m3u8", "absent.avi"]
+    started = time.monotonic()
+    answers = probe_files(tmp_path, names, DataConfig())
+    assert all(answers[name]["error"] for name in names) and time.monotonic() - started < 10
+    assert answers["pipe.avi"]["error"] == "not a file" and answers["absent.avi"]["error"] == "missing"
