@@ -1,0 +1,41 @@
+# make demo: the whole chain on the embedded data set, ending in runs/demo/report/index.html
+# make test, make lint: the tests; style and types
+# Each makes .venv from requirements.lock when it is not there, when the lock changed, or when an install was cut short.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+help:
+	@sed -n '1,3s/^# //p' Makefile
+
+demo: .venv/project
+	$(BIN)/python pipelines/chain.py configs/demo.yaml
+
+test: .venv/project
+	$(BIN)/python -m pytest
+
+lint: .venv/project
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The copy of the lock is written last: it stands for a complete install of exactly that content.
+.venv/requirements.lock: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is missing or older than 3.11: name a newer one, as in: make PYTHON=python3.12 demo" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "this Python cannot make virtual environments: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+	@if ! cmp -s requirements.lock $@; then \
+		set -e; \
+		echo "making .venv: about 6 GB of downloads, once"; \
+		rm -rf .venv; \
+		$(PYTHON) -m venv .venv; \
+		$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock; \
+	fi
+	@cp requirements.lock $@
+
+.venv/project: .venv/requirements.lock pyproject.toml
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: help demo test lint
