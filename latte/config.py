@@ -24,6 +24,9 @@ class LatteConfig:
     gradient_checkpointing: bool = False  # recompute activations in the backward pass to save memory
     label_dropout: float = 0.1  # share of clips trained without their class, needed for guidance
     objective: str = "flow"  # flow (rectified flow) or epsilon (DDPM with learned variance, as Latte)
+    part_weights: dict[str, float] = field(
+        default_factory=dict
+    )  # weight of a latent part's elements, 1 where not named
     time_mean: float = 0.0  # flow: mean of the logit of training times (0 = data, 1 = noise)
     time_std: float = 1.0  # flow: standard deviation of that logit
 
@@ -83,6 +86,10 @@ class LatteArchitecture(LatteConfig):
                 raise ValueError(f"latte.{option} is {value!r}, expected one of {', '.join(allowed)}.")
         if not 0 <= self.label_dropout < 1:
             raise ValueError(f"latte.label_dropout is {self.label_dropout}, expected a share from 0 to below 1.")
+        if unknown := sorted(set(self.part_weights) - set(self.parts)):
+            raise ValueError(f"latte.part_weights names {unknown}, but the latent parts are {sorted(self.parts)}.")
+        if min(self.part_weights.values(), default=1.0) <= 0:
+            raise ValueError(f"latte.part_weights is {dict(self.part_weights)}, choose positive weights.")
         *_, patch = self.dimensions()
         for stream in self.layout_of_parts().streams:
             if stream.height % patch or stream.width % patch:

@@ -91,7 +91,7 @@ def flow_loss(
     noisy = {part: torch.lerp(x, noise[part], spread(times)) for part, x in latents.items()}
     prediction = predict(model, noisy, times * NUM_TIMESTEPS, labels)
     errors = {part: (prediction.mean[part] - (noise[part] - x)).square() for part, x in latents.items()}
-    return mean_over_elements(errors), part_means(errors)
+    return weighted_mean(model, errors), part_means(errors)
 
 
 def epsilon_loss(
@@ -114,8 +114,8 @@ def epsilon_loss(
         divergence = gaussian_divergence(true_mean, true_log_variance, mean, log_variance)
         density = 0.5 * (math.log(2 * math.pi) + log_variance + (x - mean).square() * torch.exp(-log_variance))
         bounds[part] = torch.where(spread(timestep == 0), density, divergence) / math.log(2)  # bits
-    bound = mean_over_elements(bounds)
-    return mean_over_elements(errors) + bound, {**part_means(errors), "bound": bound.detach()}
+    bound = weighted_mean(model, bounds)
+    return weighted_mean(model, errors) + bound, {**part_means(errors), "bound": bound.detach()}
 
 
 def gaussian_divergence(mean_a: Tensor, log_variance_a: Tensor, mean_b: Tensor, log_variance_b: Tensor) -> Tensor:
@@ -124,9 +124,11 @@ def gaussian_divergence(mean_a: Tensor, log_variance_a: Tensor, mean_b: Tensor, 
     return 0.5 * (log_variance_b - log_variance_a - 1 + torch.exp(log_variance_a - log_variance_b) + difference)
 
 
-def mean_over_elements(values: Parts) -> Tensor:
-    """Mean over all elements of all parts, so that a part weighs by its number of elements."""
-    return torch.stack([value.sum() for value in values.values()]).sum() / sum(x.numel() for x in values.values())
+def weighted_mean(model: Latte, values: Parts) -> Tensor:
+    """Mean over all elements of all parts: a part weighs by its number of elements times its `part_weights`."""
+    weights = {part: model.architecture.part_weights.get(part, 1.0) for part in values}
+    total = torch.stack([weights[part] * value.sum() for part, value in values.items()]).sum()
+    return total / sum(weights[part] * value.numel() for part, value in values.items())
 
 
 def part_means(errors: Parts) -> dict[str, Tensor]:

@@ -29,12 +29,14 @@ def test_the_zero_output_of_a_fresh_model_gives_the_closed_form_loss():
         torch.testing.assert_close(terms["loss_video"], target.square().mean())
 
 
-def test_parts_weigh_by_their_number_of_elements():
-    model = tiny_latte(awake=True)
+@pytest.mark.parametrize("weights", [{}, {"motion": 3.0}])
+def test_parts_weigh_by_their_number_of_elements(weights):
+    model = tiny_latte(awake=True, part_weights=weights)
     latents = random_latents(DECOUPLED, 3)
     loss, terms = loss_at(model, latents, torch.tensor([0, 1, 2]), torch.tensor([0.1, 0.5, 0.9]), noise_for(model, 3))
-    total = sum(x.numel() for x in latents.values())
-    torch.testing.assert_close(loss, sum(terms[f"loss_{part}"] * x.numel() / total for part, x in latents.items()))
+    shares = {part: weights.get(part, 1.0) * x.numel() for part, x in latents.items()}
+    expected = sum(share * terms[f"loss_{part}"] for part, share in shares.items()) / sum(shares.values())
+    torch.testing.assert_close(loss, expected)
 
 
 @pytest.mark.parametrize("objective", ["flow", "epsilon"])

@@ -174,6 +174,8 @@ def test_save_and_load(tmp_path):
         ({"objective": "v"}, "latte.objective"),
         ({"layout": "tokens"}, "latte.layout"),
         ({"label_dropout": 1.5}, "latte.label_dropout"),
+        ({"part_weights": {"movement": 2.0}}, "names \\['movement'\\]"),
+        ({"part_weights": {"motion": 0.0}}, "positive weights"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
