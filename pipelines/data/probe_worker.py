@@ -89,7 +89,7 @@ def _until_error(container: av.container.InputContainer) -> Iterator[av.VideoFra
 
 
 def _agreed_reader(path: Path, num_frames: int, kept: dict[int, np.ndarray], pixel_format: str) -> str:
-    """The reader for a file: "decord" where it has the same number of frames and the same pixels, also seeking backwards; else "av".
+    """Chooses decord where it has the same number of frames and the same pixels, also when it seeks backwards.
 
     Two levels of 255 are allowed: the two FFmpeg versions round a few blocks of real MPEG-4 files differently.
     """

@@ -172,6 +172,36 @@ def _look_up(table: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return upper * (1 - v) + lower * v
 
 
+def _paint(
+    video: np.ndarray,
+    frames: np.ndarray,
+    table: np.ndarray,
+    place: np.ndarray,
+    opacity: np.ndarray,
+    body: np.ndarray,
+    stripe: np.ndarray,
+) -> None:
+    """Blends one shape into video[frames]; place: (4, n) = x, y, angle, radius; touches only a window around it."""
+    resolution = video.shape[1]
+    x, y, angle, radius = place.astype(np.float32)[:, :, None, None]  # each (n, 1, 1)
+    window = min(resolution, int(2 * 1.25 * radius.max() * resolution) + 3)  # no shape reaches beyond 1.25
+    first_column, first_row = (np.floor(centre * resolution - window / 2).astype(int) for centre in (x, y))
+    columns, rows = first_column + np.arange(window), first_row + np.arange(window)[:, None]  # (n, 1, w), (n, w, 1)
+    across, down = (columns + 0.5) / resolution - x, (rows + 0.5) / resolution - y
+    cos, sin = np.cos(angle) / radius, np.sin(angle) / radius
+    u = (across * cos - down * sin).astype(np.float32)  # (n, w, w) in the shape's own axes, in radii
+    v = (across * sin + down * cos).astype(np.float32)
+
+    to_pixels = radius * resolution
+    cover = opacity[:, None, None] * np.clip(0.5 - _look_up(table, u, v) * to_pixels, 0, 1)
+    # An off-centre stripe and a light side make every angle look different, on the square and the ellipse too.
+    band = np.clip(0.5 - (np.abs(v - 0.25) - 0.17) * to_pixels, 0, 1)[..., None]
+    paint = (body + (stripe - body) * band) * (1 - 0.28 * np.clip(u, -1, 1))[..., None]
+    where = (frames[:, None, None], rows % resolution, columns % resolution)  # wraps around
+    below = video[where]
+    video[where] = below + (paint - below) * cover[..., None].astype(np.float32)
+
+
 def render(scene: Scene, motion: str, num_frames: int, resolution: int, random: np.random.Generator) -> np.ndarray:
     """Renders a clip, anti-aliased through signed distances.
 
@@ -191,30 +221,15 @@ def render(scene: Scene, motion: str, num_frames: int, resolution: int, random: 
     stripe = _colour(hue + random.uniform(0.3, 0.7), random.uniform(0.2, 0.7), 0.98).astype(np.float32)
 
     state = scene_states(scene, motion, num_frames)
-    state = {name: values.astype(np.float32)[:, None, None] for name, values in state.items()}  # (t, 1, 1)
-    pixel = (np.arange(resolution, dtype=np.float32) + 0.5) / resolution
-    across = (pixel[None, None, :] - state["x"] + 0.5) % 1 - 0.5  # (t, 1, w) shortest way on the torus
-    down = (pixel[None, :, None] - state["y"] + 0.5) % 1 - 0.5  # (t, h, 1)
-    cos, sin = np.cos(state["angle"]), np.sin(state["angle"])
-    u, v = across * cos - down * sin, across * sin + down * cos  # (t, h, w) in widths, turned into the shape's axes
-
     video = np.broadcast_to(background, (num_frames, resolution, resolution, 3)).copy()
-    table = _TABLES[scene.shape]
-    ratio = MAX_RADIUS / MIN_RADIUS
     entering = _smoothstep(state["size_phase"] / FADE)
+    # The shape that leaves at the large end of the sizes lies below the one that enters at the small end.
     for phase, opacity in ((state["size_phase"] + 1, 1 - entering), (state["size_phase"], entering)):
-        visible = opacity[:, 0, 0] > 0
-        if not visible.any():
-            continue
-        radius = (MIN_RADIUS * ratio**phase)[visible]
-        local_u, local_v = u[visible] / radius, v[visible] / radius
-        to_pixels = radius * resolution
-        cover = opacity[visible] * np.clip(0.5 - _look_up(table, local_u, local_v) * to_pixels, 0, 1)
-        # An off-centre stripe and a light side make every angle look different, on the square and the ellipse too.
-        band = np.clip(0.5 - (np.abs(local_v - 0.25) - 0.17) * to_pixels, 0, 1)[..., None]
-        light = (1 - 0.28 * np.clip(local_u, -1, 1))[..., None]
-        paint = (body + (stripe - body) * band) * light
-        video[visible] += (paint - video[visible]) * cover[..., None]
+        for frames in np.split(np.arange(num_frames), np.flatnonzero(np.diff(opacity > 0)) + 1):
+            if opacity[frames[0]] > 0:
+                radius = MIN_RADIUS * (MAX_RADIUS / MIN_RADIUS) ** phase[frames]
+                place = np.stack([state["x"][frames], state["y"][frames], state["angle"][frames], radius])
+                _paint(video, frames, _TABLES[scene.shape], place, opacity[frames], body, stripe)
     return (np.clip(video, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
