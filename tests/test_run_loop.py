@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,44 +186,76 @@ def test_draws_depend_on_the_sample_and_not_on_the_batch() -> None:
     assert len({key(0, 1), key(0, "1"), key(1, 1), key(0, 1, 1), key(0, "1", "")}) == 5
 
 
-def command(root: Path) -> list[str]:
-    (root / "toy.yaml").write_text(
-        "toy:\n  loop: {steps: 400, lr: 0.01, log_every: 1, checkpoint_every: 3, keep_checkpoints: 2}\n"
-    )
-    script = Path(__file__).with_name("toy_task.py")
-    return [sys.executable, str(script), str(root / "toy.yaml"), f"run.root={root}", "run.name=one", "run.device=cpu"]
+# One process imports torch; its forks run the command, each is stopped at some step by a signal.
+LAUNCHER = """
+import json, os, sys, time
+from pathlib import Path
+import toy_task
+from pipelines.run.checkpoint import load_latest
+from pipelines.run.folder import read_jsonl
 
-
-def wait_for_step(root: Path, step: int, process: subprocess.Popen[str]) -> None:
-    log = root / "one" / "train_toy" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not any(line["step"] >= step for line in read_jsonl(log)):
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+folder, arguments, stops = Path(sys.argv[1]), sys.argv[2:-1], json.loads(sys.argv[-1])
+sys.argv = ["toy_task.py", *arguments]
+for number, step in stops:
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(folder / "errors.txt", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 2)
+        try:
+            toy_task.main("train_toy", toy_task.run_toy, toy_task.ToyExperiment, ("toy", "run"))
+        except SystemExit as ended:
+            sys.stderr.flush()
+            os._exit(ended.code)
+    deadline = time.monotonic() + 60
+    while not any(line["step"] >= step for line in read_jsonl(folder / "one/train_toy/metrics.jsonl")):
+        assert time.monotonic() < deadline, (folder / "errors.txt").read_text()
+        time.sleep(0.005)
+    os.kill(child, number)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    saved = load_latest(folder / "one/train_toy/checkpoints")
+    last = read_jsonl(folder / "one/train_toy/metrics.jsonl")[-1]["step"]
+    print(json.dumps([code, saved and saved.step, last, (folder / "errors.txt").read_text()]), flush=True)
+"""
 
 
 def test_kills_and_interruptions_lose_nothing(tmp_path: Path) -> None:
-    """SIGKILL, Ctrl-C and SIGTERM in turn, then the same command to the end: equal to a run without any of them."""
-    call = command(tmp_path)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    """SIGKILL, Ctrl-C and SIGTERM in turn, then the same settings to the end: equal to a run without any of them."""
+    (tmp_path / "toy.yaml").write_text("toy:\n  loop: {steps: 400, lr: 0.01, log_every: 1, checkpoint_every: 3}\n")
+    options = [str(tmp_path / "toy.yaml"), f"run.root={tmp_path}", "run.name=one", "run.device=cpu"]
     moments, step = random.Random(1), 0
-    for number, code in ((signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        step += moments.randint(2, 40)
-        with subprocess.Popen(call, stderr=subprocess.PIPE, text=True, env=environment) as process:
-            wait_for_step(tmp_path, step, process)
-            process.send_signal(number)
-            _, errors = process.communicate(timeout=60)
-        assert process.returncode == code, errors
+    stops = [(number, step := step + moments.randint(2, 30)) for number in (9, 2, 15, 9, 9, 2, 9)]
+    call = [sys.executable, "-c", LAUNCHER, str(tmp_path), *options, json.dumps(stops)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    launched = subprocess.run(call, capture_output=True, text=True, env=environment, timeout=200, check=False)
+    assert launched.returncode == 0, launched.stderr
+    reports = [json.loads(line) for line in launched.stdout.splitlines()]
+    for (number, _), (code, saved, last, errors) in zip(stops, reports, strict=True):
         assert "Traceback" not in errors
-        if code > 0:
-            found = load_latest(tmp_path / "one" / "train_toy" / "checkpoints")
-            last_line = read_jsonl(tmp_path / "one" / "train_toy" / "metrics.jsonl")[-1]
-            assert found.step == last_line["step"], "no step is lost"
-            assert f"saved step {found.step} of 400; to go on: python " in errors
+        assert code == {9: -9, 2: 130, 15: 143}[number], errors
+        if number != 9:
+            assert saved == last, "no step is lost"
+            assert f"saved step {saved} of 400; to go on: python toy_task.py " in errors
             assert "run.name=one" in errors
     loop = LoopConfig(steps=400, lr=0.01, log_every=1, checkpoint_every=3)
     for name in ("one", "two"):
         run_toy(ToyExperiment(ToyConfig(loop=loop), RunConfig(name=name, root=str(tmp_path), device="cpu")))
     assert_equal(result(tmp_path, "one")[0], result(tmp_path, "two")[0])
     assert result(tmp_path, "one")[1] == result(tmp_path, "two")[1]
+
+
+def test_two_processes_equal_one(unbroken: Path, tmp_path: Path) -> None:
+    """torchrun with two processes: the same losses and weights to rounding, one writer, a clean end."""
+    (tmp_path / "toy.yaml").write_text(
+        "toy:\n  loop: {steps: 12, lr: 0.01, log_every: 1, checkpoint_every: 5, validate_every: 4}\n"
+    )
+    script = [str(Path(__file__).with_name("toy_task.py")), str(tmp_path / "toy.yaml")]
+    options = [f"run.root={tmp_path}", "run.name=one", "run.device=cpu", "run.seed=3"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *script, *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(launch, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    one, two = result(unbroken), result(tmp_path)
+    for name, tensor in one[0].items():
+        if not name.startswith("extra"):  # the toy's running error is each process's own
+            torch.testing.assert_close(two[0][name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+    for line, other in zip(one[1], two[1], strict=True):
+        assert other == pytest.approx(line, rel=1e-4)

@@ -16,6 +16,7 @@ from diffusers.configuration_utils import register_to_config
 from pipelines.run.folder import RunConfig, StageFolder
 from pipelines.run.loop import LoopConfig, may_change, train
 from pipelines.run.random_keys import Draws, key
+from pipelines.run.ranks import connect
 from pipelines.run.stage import main, select
 
 
@@ -86,13 +87,15 @@ class ToyTask:
         (folder / f"step-{step}.txt").write_text(str(model.training))
 
     def batches(self, first_step: int) -> Iterator[dict[str, Any]]:
-        size, step = self.config.loop.global_batch_size, first_step
+        size, step, ranks = self.config.loop.global_batch_size, first_step, connect()
         while True:
             generator = torch.Generator().manual_seed(key(self.seed, "data", step))
             points = torch.randn(size, 3, generator=generator)
             if step == self.config.bad_step:
                 points[0] = float("inf")
-            yield {"points": points, "index": list(range(size)), "path": [f"clip{i}.avi" for i in range(size)]}
+            names = [f"clip{i}.avi" for i in range(size)]
+            share = slice(ranks.process_index, None, ranks.num_processes)  # every process its own samples
+            yield {"points": points[share], "index": list(range(size))[share], "path": names[share]}
             step += 1
 
     def extra_state(self) -> dict[str, torch.Tensor]:
