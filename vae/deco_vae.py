@@ -5,7 +5,7 @@ decoder shared by all, and recoupled. Deviations from the paper are options of `
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -13,9 +13,17 @@ from einops import rearrange, repeat
 from torch import nn
 
 from vae.bottleneck import LinearRecovery, Measurement, SparseRecovery
+from vae.coding import Coding, CodingState
 from vae.deco_vae_config import DecoVaeConfig
 from vae.decoder import Decoder
-from vae.decoupling import denormalise_motion, identity_motion, normalise_motion, split_keyframe
+from vae.decoupling import (
+    decouple,
+    denormalise_motion,
+    normalise_motion,
+    predict,
+    recouple,
+    split_keyframe,
+)
 from vae.encoder import PIXEL_CHANNELS, Encoder, PatchProjection
 from vae.gaussian import Gaussian, Generators
 from vae.interface import (
@@ -28,29 +36,7 @@ from vae.interface import (
     typed_config,
 )
 from vae.motion_module import MotionModule
-from vae.scale_space_flow import warp
 from vae.wavelet import SPATIOTEMPORAL_NUM_BANDS, haar_spatiotemporal
-
-
-@dataclass
-class CodingState:
-    """What coding a clip carries from one chunk of frames to the next."""
-
-    keyframe: torch.Tensor | None = None  # x_0, (b, 3, h, w)
-    decoded_keyframe: torch.Tensor | None = None  # x^_0, (b, 3, h, w)
-    past: dict[str, dict] = field(default_factory=dict)  # per network: the last frames of its convolutions
-
-
-@dataclass
-class Coding:
-    """One chunk, coded up to the residual's latent. The components are (b, 3, t, h, w); None where there are none."""
-
-    posterior: dict[str, Gaussian] = field(default_factory=dict)
-    latents: Latents = field(default_factory=dict)
-    motion: torch.Tensor | None = None  # m, pixels and level
-    decoded_motion: torch.Tensor | None = None  # m^
-    prediction: torch.Tensor | None = None  # W(x^_0, m^)
-    residual: torch.Tensor | None = None  # r
 
 
 class DeCoVAE(VideoAutoencoder):
@@ -136,7 +122,7 @@ class DeCoVAE(VideoAutoencoder):
         state = CodingState()
         coding = self._encode(video, state, sample, generator)
         residual = self._decode_part("residual", coding.latents, state, coding.prediction)  # r^
-        frames = coding.prediction + residual  # Eq. 8
+        frames = recouple(coding.prediction, residual)  # Eq. 8
         reconstruction = frames if self.architecture.first_frame_latent else self._prepend_keyframe(frames, state)
         return Coded(
             coding.posterior,
@@ -164,7 +150,7 @@ class DeCoVAE(VideoAutoencoder):
         state = CodingState()
         coding = self._encode(video, state, sample=False, generator=None)
         decoded_residual = self._decode_part("residual", coding.latents, state, coding.prediction)
-        true_warped = self._warp(state.keyframe, coding.motion, coding.prediction.shape[2])
+        true_warped = predict(state.keyframe, coding.motion, coding.prediction.shape[2])
         nothing = torch.zeros_like(coding.prediction)
         outputs = {
             "keyframe": repeat(state.keyframe, "b c h w -> b c t h w", t=video.shape[2]),
@@ -198,33 +184,29 @@ class DeCoVAE(VideoAutoencoder):
         if frames.shape[2] == 0:
             return self._code_no_frames(coding, frames)
         if config.motion:
-            coding.motion = self._estimate_motion(frames, state)  # Eq. 4
+            coding.motion = self.motion_module(frames, state.keyframe)  # Eq. 4
             self._measure("motion", normalise_motion(coding.motion), coding, state, sample, generator)
             coding.decoded_motion = denormalise_motion(self._decode_part("motion", coding.latents, state))  # m^
-        coding.prediction = self._warp(state.decoded_keyframe, coding.decoded_motion, frames.shape[2])
-        if config.residual_reference == "original":
-            coding.residual = frames - self._warp(state.keyframe, coding.motion, frames.shape[2])  # Eq. 5, 6
-        else:  # closed loop: what the decoder will really lack
-            coding.residual = frames - coding.prediction
+        reference = coding.prediction = predict(state.decoded_keyframe, coding.decoded_motion, frames.shape[2])
+        if config.residual_reference == "original":  # open loop
+            reference = predict(state.keyframe, coding.motion, frames.shape[2])
+        coding.residual = decouple(frames, reference)  # Eq. 6
         self._measure("residual", coding.residual, coding, state, sample, generator)
         return coding
 
     def _measure(
-        self, part: str, component: torch.Tensor, coding: Coding, state: CodingState, sample: bool, generator: Generators
+        self,
+        part: str,
+        component: torch.Tensor,
+        coding: Coding,
+        state: CodingState,
+        sample: bool,
+        generator: Generators,
     ) -> None:
         name = f"{part}_encoder"
         features, state.past[name] = self.encoders[part](component, state.past.get(name))
         coding.posterior[part] = posterior = self.measurements[part](features)  # Eq. 1
         coding.latents[part] = posterior.sample(generator) if sample else posterior.mean  # Eq. 2
-
-    def _estimate_motion(self, frames: torch.Tensor, state: CodingState) -> torch.Tensor:
-        is_first_chunk = "motion_encoder" not in state.past
-        if self.architecture.first_frame_latent and is_first_chunk:
-            # The keyframe is not moved by itself: exact, and imported weights do not guarantee it.
-            first, rest = frames.split([1, frames.shape[2] - 1], dim=2)
-            moved = [self.motion_module(rest, state.keyframe)] if rest.shape[2] else []
-            return torch.cat([identity_motion(first), *moved], dim=2)
-        return self.motion_module(frames, state.keyframe)
 
     def _code_no_frames(self, coding: Coding, frames: torch.Tensor) -> Coding:
         """A single image: motion and residual are there, with no frames."""
@@ -248,8 +230,8 @@ class DeCoVAE(VideoAutoencoder):
         motion = None
         if self.architecture.motion:
             motion = denormalise_motion(self._decode_part("motion", latents, state))
-        prediction = self._warp(state.decoded_keyframe, motion, num_frames)
-        frames = prediction + self._decode_part("residual", latents, state, prediction)  # Eq. 8
+        prediction = predict(state.decoded_keyframe, motion, num_frames)
+        frames = recouple(prediction, self._decode_part("residual", latents, state, prediction))  # Eq. 8
         if is_first_chunk and not self.architecture.first_frame_latent:
             return self._prepend_keyframe(frames, state)
         return frames
@@ -285,20 +267,18 @@ class DeCoVAE(VideoAutoencoder):
         return nn.functional.pad(features, (0, 0, 0, 0, 0, 0, missing, 0)) if missing else features
 
     @staticmethod
-    def _warp(keyframe: torch.Tensor, motion: torch.Tensor | None, num_frames: int) -> torch.Tensor:
-        """Eq. 5; without motion the keyframe itself is the prediction. (b, 3, t, h, w), fp32."""
-        if motion is None:
-            return repeat(keyframe.float(), "b c h w -> b c t h w", t=num_frames)
-        return warp(keyframe, motion)
-
-    @staticmethod
     def _prepend_keyframe(frames: torch.Tensor, state: CodingState) -> torch.Tensor:
         return torch.cat([rearrange(state.decoded_keyframe, "b c h w -> b c 1 h w"), frames], dim=2)
 
     # ------------------------------------------------------------------ for the losses
 
     def _component_pairs(
-        self, video: torch.Tensor, coding: Coding, state: CodingState, residual: torch.Tensor, reconstruction: torch.Tensor
+        self,
+        video: torch.Tensor,
+        coding: Coding,
+        state: CodingState,
+        residual: torch.Tensor,
+        reconstruction: torch.Tensor,
     ) -> dict[str, ComponentPair]:
         first = self.architecture.first_frame_latent
         decoded, true = (rearrange(x, "b c h w -> b c 1 h w") for x in (state.decoded_keyframe, state.keyframe))

@@ -24,7 +24,9 @@ class DecoVaeConfig:
     """Architecture of DeCo-VAE; the defaults are ours at full width."""
 
     keyframe_encoder: BackboneConfig = field(default_factory=BackboneConfig)  # size of the keyframe's encoder
-    motion_encoder: BackboneConfig = field(default_factory=lambda: SMALL_BACKBONE)  # the motion's encoder (paper: as the others)
+    motion_encoder: BackboneConfig = field(
+        default_factory=lambda: SMALL_BACKBONE
+    )  # the motion's encoder (paper: as the others)
     residual_encoder: BackboneConfig = field(default_factory=BackboneConfig)  # size of the residual's encoder
     decoder: BackboneConfig = field(default_factory=BackboneConfig)  # size of the shared decoder
     small_motion_decoder: BackboneConfig = field(default_factory=lambda: SMALL_BACKBONE)  # the motion's own decoder
@@ -48,7 +50,9 @@ class DecoVaeConfig:
             ("motion_decoder", ("small", "shared")),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"vae.deco_vae.{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
+                raise ValueError(
+                    f"vae.deco_vae.{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}"
+                )
         channels = self.latent_channels
         if self.shared_projection and not channels.keyframe == channels.motion == channels.residual:
             raise ValueError(f"vae.deco_vae.shared_projection needs equal latent_channels, got {channels}")

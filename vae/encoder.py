@@ -77,9 +77,7 @@ class Encoder(nn.Module):
         self.high_blocks = BlockStack(config.high_width, config.separate_blocks, temporal=groups)
         self.fusion_blocks = BlockStack(config.width, config.fusion_blocks, temporal=groups)
 
-    def forward(
-        self, video: torch.Tensor, past: dict[str, Past] | None = None
-    ) -> tuple[torch.Tensor, dict[str, Past]]:
+    def forward(self, video: torch.Tensor, past: dict[str, Past] | None = None) -> tuple[torch.Tensor, dict[str, Past]]:
         """video: (b, c, t, h, w); past: what an earlier chunk of the same clip returned."""
         low, high = self._tokens(video, continues=past is not None)
         past = past or {"low": None, "high": None, "fusion": None}

@@ -21,9 +21,7 @@ class Gaussian:
 
     def sample(self, generator: Generators = None) -> torch.Tensor:
         """One draw, (b, c, t, h, w). A list of CPU generators (one per clip) makes it independent of the batch size."""
-        noise = randn_tensor(
-            self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype
-        )
+        noise = randn_tensor(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
         # DeCo-VAE Eq. 2: z = mu + sigma * eps
         return self.mean + torch.exp(0.5 * self.log_variance) * noise
 

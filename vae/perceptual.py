@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -26,7 +27,9 @@ class PerceptualLoss(nn.Module):
             )
         import lpips  # imported here: it is slow, and not needed without the loss
 
-        self.lpips = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)  # its linear heads come with the package
+        with warnings.catch_warnings():  # lpips calls torchvision in a way that is going out of use
+            warnings.simplefilter("ignore")
+            self.lpips = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)  # its linear heads come with it
         load_vgg_backbone(self.lpips.net, torch.load(path, map_location="cpu", weights_only=True))
         self.lpips.requires_grad_(False).eval()
 

@@ -34,7 +34,9 @@ def load_autoencoder(folder: Path) -> VideoAutoencoder:
     """The autoencoder that stands in a `save_pretrained` folder, in eval mode. ValueError when there is none."""
     config_file = Path(folder) / "config.json"
     if not config_file.is_file():
-        raise ValueError(f"{folder} holds no autoencoder (no config.json): name a run folder or a save_pretrained folder")
+        raise ValueError(
+            f"{folder} holds no autoencoder (no config.json): name a run folder or a save_pretrained folder"
+        )
     class_name = json.loads(config_file.read_text()).get("_class_name")
     for model_class in MODELS.values():
         if model_class.__name__ == class_name:

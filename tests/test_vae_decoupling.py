@@ -1,0 +1,74 @@
+"""Decoupling and recoupling invert each other; the motion module has the published size and starts near identity."""
+
+import pytest
+import torch
+from tiny_vae import clip
+
+from vae.decoupling import decouple, denormalise_motion, normalise_motion, predict, recouple, split_keyframe
+from vae.motion_module import INITIAL_LEVEL, MotionModule
+
+
+@pytest.fixture
+def module():
+    torch.manual_seed(0)
+    model = MotionModule({"width": 8})
+    with torch.no_grad():
+        model.motion_decoder[-1].weight.mul_(50)
+    return model
+
+
+@pytest.mark.parametrize("with_motion", [True, False])
+@torch.no_grad()
+def test_decouple_then_recouple_is_exact(module, with_motion):
+    """Open and closed loop: whatever keyframe and motion the prediction is made from."""
+    keyframe, frames = split_keyframe(clip(num_frames=9, height=24, width=40))
+    motion = module(frames, keyframe) if with_motion else None
+    for reference in (keyframe, keyframe + 0.1 * torch.randn_like(keyframe)):
+        prediction = predict(reference, motion, num_frames=8)
+        torch.testing.assert_close(recouple(prediction, decouple(frames, prediction)), frames, atol=1e-6, rtol=0)
+    still = predict(keyframe, None, num_frames=8)
+    assert torch.equal(still, keyframe.unsqueeze(2).expand_as(still))
+    assert torch.equal(prediction, predict(reference, None, 8)) != with_motion
+
+
+@torch.no_grad()
+def test_keyframe_and_the_other_frames():
+    video = clip(num_frames=5)
+    keyframe, frames = split_keyframe(video)
+    assert torch.equal(torch.cat([keyframe.unsqueeze(2), frames], dim=2), video)
+
+
+def test_normalised_motion_inverts():
+    motion = torch.randn(2, 3, 4, 8, 8) * 10
+    torch.testing.assert_close(denormalise_motion(normalise_motion(motion)), motion)
+
+
+def test_motion_module_is_that_of_ssf2020():
+    with torch.device("meta"):
+        module = MotionModule({"width": 128})
+    assert module.num_parameters() == 2_896_963
+    shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+    assert len(shapes) == 16
+    assert shapes["motion_encoder.0.weight"] == (128, 6, 5, 5)
+    assert shapes["motion_encoder.6.weight"] == (192, 128, 5, 5)
+    assert shapes["motion_decoder.0.weight"] == (192, 128, 5, 5)
+    assert shapes["motion_decoder.6.weight"] == (128, 3, 5, 5)
+
+
+@torch.no_grad()
+def test_a_new_motion_module_is_near_identity_and_takes_any_size():
+    torch.manual_seed(0)
+    video = clip(num_frames=5, height=24, width=40)
+    motion = MotionModule({"width": 8})(video, video[:, :, 0])
+    assert motion.shape == (2, 3, 5, 24, 40)
+    flow, level = motion.split([2, 1], dim=1)
+    assert flow.abs().max() < 0.5
+    assert (level - INITIAL_LEVEL).abs().max() < 0.5
+
+
+@torch.no_grad()
+def test_motion_reads_frames_one_by_one(module):
+    video = clip(num_frames=5)
+    whole = module(video, video[:, :, 0])
+    alone = torch.cat([module(frame, video[:, :, 0]) for frame in video.split(1, dim=2)], dim=2)
+    torch.testing.assert_close(whole, alone, atol=1e-4, rtol=1e-4)

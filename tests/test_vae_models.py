@@ -1,0 +1,197 @@
+"""One suite over every autoencoder and configuration: shapes, causality, chunks, gradients, saving."""
+
+from dataclasses import asdict
+
+import pytest
+import torch
+from tiny_latte import check_golden
+from tiny_vae import CAUSAL, VARIANTS, clip, tiny_vae
+
+from vae.adaptation import AdaptationConfig, set_phase
+from vae.deco_vae import DeCoVAE
+from vae.deco_vae_config import DecoVaeConfig, LatentChannels
+from vae.encoder import BackboneConfig
+from vae.objective import LossConfig, reconstruction_objective
+from vae.registry import AutoencoderConfig, build_autoencoder, load_autoencoder
+
+all_variants = pytest.mark.parametrize("variant", VARIANTS)
+DECOUPLED = [name for name in VARIANTS if name != "plain"]
+
+
+@all_variants
+@torch.no_grad()
+def test_shapes(variant):
+    model, video = tiny_vae(variant), clip(num_frames=9, height=32, width=48)
+    encoding = model.encode(video)
+    shapes = {part: tuple(latent.shape[1:]) for part, latent in encoding.latents.items()}
+    assert shapes == model.latent_shapes((9, 32, 48))
+    assert {part: g.mean.shape for part, g in encoding.posterior.items()} == {
+        p: z.shape for p, z in encoding.latents.items()
+    }
+    assert model.decode(encoding.latents).shape == video.shape
+
+
+@all_variants
+@torch.no_grad()
+def test_one_pass_equals_encode_then_decode(variant):
+    model, video = tiny_vae(variant), clip()
+    coded = model(video, sample=False)
+    torch.testing.assert_close(coded.reconstruction, model.decode(model.encode(video).latents), atol=1e-5, rtol=1e-5)
+    shown = model.decode_components(video)["reconstruction"]
+    torch.testing.assert_close(shown, coded.reconstruction, atol=1e-5, rtol=1e-5)
+
+
+@all_variants
+@pytest.mark.parametrize(("num_frames", "height", "width"), [(1, 32, 32), (2, 30, 45), (8, 17, 32), (13, 16, 16)])
+@torch.no_grad()
+def test_reconstruct_takes_any_length_and_size(variant, num_frames, height, width):
+    video = clip(1, num_frames, height, width)
+    reconstruction = tiny_vae(variant).reconstruct(video)
+    assert reconstruction.shape == video.shape
+    assert reconstruction.abs().max() <= 1
+
+
+@pytest.mark.parametrize("variant", CAUSAL)
+@torch.no_grad()
+def test_causal(variant):
+    model, video = tiny_vae(variant), clip(num_frames=13)
+    assert model.causal
+    changed = video.clone()
+    changed[:, :, 9:] = -changed[:, :, 9:]
+    before, after = model.encode(video).latents, model.encode(changed).latents
+    for part in before:
+        kept = model.latent_shapes((9, 32, 32))[part][1]
+        assert torch.equal(before[part][:, :, :kept], after[part][:, :, :kept])
+    assert any(not torch.equal(before[part], after[part]) for part in before)
+
+
+@pytest.mark.parametrize("variant", [name for name in CAUSAL if name != "plain"])
+@pytest.mark.parametrize("sizes", [[5, 4, 4], [1, 4, 8], [9, 4]])
+@torch.no_grad()
+def test_chunks_equal_the_whole(variant, sizes):
+    model, video = tiny_vae(variant), clip(num_frames=13)
+    whole = model.encode(video).latents
+    chunks = [encoding.latents for encoding in model.encode_chunks(video.split(sizes, dim=2))]
+    for part, latent in whole.items():
+        joined = torch.cat([chunk[part] for chunk in chunks if part in chunk], dim=2)
+        torch.testing.assert_close(joined, latent, atol=1e-5, rtol=1e-5)
+    decoded = torch.cat(list(model.decode_chunks(chunks)), dim=2)
+    torch.testing.assert_close(decoded, model.decode(whole), atol=1e-5, rtol=1e-5)
+
+
+def test_a_repeated_keyframe_refuses_chunks():
+    model = tiny_vae("paper")
+    assert not model.causal
+    with pytest.raises(ValueError, match="cannot be coded in chunks"):
+        next(model.encode_chunks([clip()]))
+
+
+@all_variants
+@torch.no_grad()
+def test_sampling_does_not_depend_on_the_batch(variant):
+    model, video = tiny_vae(variant), clip(batch=3)
+
+    def generators(indices):
+        return [torch.Generator().manual_seed(i) for i in indices]
+
+    together = model.encode(video, sample=True, generator=generators(range(3))).latents
+    alone = model.encode(video[1:2], sample=True, generator=generators([1])).latents
+    for part in together:
+        torch.testing.assert_close(together[part][1:2], alone[part], atol=1e-4, rtol=1e-4)
+        assert not torch.equal(together[part], model.encode(video).latents[part])
+
+
+@all_variants
+@pytest.mark.parametrize("phase", [1, 2])
+def test_every_trainable_parameter_gets_a_gradient(variant, phase):
+    model, video = tiny_vae(variant), clip(num_frames=13)
+    assert set_phase(model, AdaptationConfig(phase_two_step=10), step=9 if phase == 1 else 10) == phase
+    coded = model(video, sample=True, generator=[torch.Generator().manual_seed(i) for i in range(2)])
+    loss, _ = reconstruction_objective(coded, video, LossConfig(perceptual=0), None, lambda name: [])
+    loss.backward()
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert [name for name, p in trainable.items() if p.grad is None or not p.grad.any()] == []
+    assert all(p.grad is None for name, p in model.named_parameters() if name not in trainable)
+    frozen = {name.split(".")[0] for name, p in model.named_parameters() if not p.requires_grad}
+    expected = {"no_motion": set(), "plain": set()}.get(variant, {"motion_module"})
+    if phase == 2:
+        expected = set() if variant == "plain" else {"encoders", "measurements"}
+    assert frozen == expected
+
+
+@all_variants
+@torch.no_grad()
+def test_saved_and_loaded_is_the_same(variant, tmp_path):
+    model, video = tiny_vae(variant), clip()
+    model.save_pretrained(tmp_path)
+    loaded = load_autoencoder(tmp_path)
+    assert torch.equal(loaded.decode(loaded.encode(video).latents), model.decode(model.encode(video).latents))
+
+
+@all_variants
+@torch.no_grad()
+def test_golden_forward(variant):
+    video = clip()
+    coded = tiny_vae(variant)(video, sample=False)
+    numbers = [coded.reconstruction.mean(), coded.reconstruction.std(), coded.reconstruction[0, 0, -1, 5, 5]]
+    numbers += [gaussian.mean.square().mean() for gaussian in coded.posterior.values()]
+    check_golden("vae_forward", variant, torch.stack(numbers))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 32, 32), (1, 3, 5, 30, 32), (3, 5, 32, 32), (1, 1, 5, 32, 32)])
+def test_a_clip_that_does_not_fit_is_refused(shape):
+    with pytest.raises(ValueError, match=r"must (have 4n \+ 1 frames|be \(b, 3)"):
+        tiny_vae("default").encode(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("variant", DECOUPLED)
+@torch.no_grad()
+def test_closed_loop_recoupling(variant):
+    """x^ = W(x^_0, m^) + r^ on every frame, from the shown components."""
+    model, video = tiny_vae(variant), clip()
+    shown = model.decode_components(video)
+    assert {tuple(x.shape) for x in shown.values()} == {tuple(video.shape)}
+    recoupled = shown["decoded_warped"] + shown["decoded_residual"]
+    torch.testing.assert_close(recoupled[:, :, 1:], shown["reconstruction"][:, :, 1:], atol=1e-5, rtol=1e-5)
+    reference = "warped" if model.architecture.residual_reference == "original" else "decoded_warped"
+    residual = video - shown[reference]
+    torch.testing.assert_close(shown["residual"][:, :, 1:], residual[:, :, 1:], atol=1e-5, rtol=1e-5)
+
+
+def test_parameter_counts_of_the_paper():
+    """3 x 11,432,704 (encoders) + shared: the 62M of Table 3, without the motion module."""
+    full = BackboneConfig()
+    paper = DecoVaeConfig(
+        motion_encoder=full,
+        latent_channels=LatentChannels(16, 16, 16),
+        shared_projection=True,
+        keyframe_mode="repeat",
+        first_frame_latent=True,
+        residual_reference="original",
+        residual_context=False,
+        motion_decoder="shared",
+    )
+    with torch.device("meta"):
+        model = DeCoVAE(asdict(paper))
+    count = {name: sum(p.numel() for p in module.parameters()) for name, module in model.named_children()}
+    assert [sum(p.numel() for p in encoder.parameters()) for encoder in model.encoders.values()] == [11_432_704] * 3
+    assert count["decoder"] == 11_432_640
+    assert count["motion_module"] == 2_896_963
+    assert model.num_parameters() - count["motion_module"] == 62_684_148
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("bottleneck", "none"), ("keyframe_mode", "twice"), ("motion_decoder", "big")]
+)
+def test_unknown_choices_are_refused(option, value):
+    with pytest.raises(ValueError, match=f"vae.deco_vae.{option} is '{value}', expected one of"):
+        DecoVaeConfig(**{option: value})
+
+
+def test_unknown_names_and_folders_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="vae.name is 'iv', expected one of deco_vae, plain_vae"):
+        build_autoencoder(AutoencoderConfig(name="iv"))
+    with pytest.raises(ValueError, match="holds no autoencoder"):
+        load_autoencoder(tmp_path)
+    with pytest.raises(ValueError, match="shared_projection needs equal latent_channels"):
+        DecoVaeConfig(shared_projection=True)
