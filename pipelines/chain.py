@@ -5,6 +5,7 @@ Interrupted at any point, the same command goes on; finished stages return at on
 
 import sys
 import time
+from types import ModuleType
 
 from pipelines import (
     cache_latents,
@@ -16,7 +17,7 @@ from pipelines import (
     train_motion,
     train_vae,
 )
-from pipelines.experiment import Experiment
+from pipelines.experiment import Experiment, training_stages
 from pipelines.run.stage import main, run_stage
 
 STAGE = "chain"
@@ -24,9 +25,7 @@ STAGE = "chain"
 
 def run(config: Experiment) -> None:
     """Run every stage that `config` needs."""
-    stages = [prepare_data, train_motion, train_vae, cache_latents, train_latte, sample, evaluate, report]
-    if not needs_motion(config):
-        stages.remove(train_motion)
+    stages = needed_stages(config)
     started = time.monotonic()
     for number, stage in enumerate(stages, start=1):
         print(f"[{number}/{len(stages)}] {stage.STAGE}", file=sys.stderr, flush=True)
@@ -36,15 +35,16 @@ def run(config: Experiment) -> None:
         print(f"      {now - before:.0f} s, {now - started:.0f} s in all", file=sys.stderr, flush=True)
 
 
-def needs_motion(config: Experiment) -> bool:
-    """Whether this run has to train a motion module of its own."""
-    section = config.vae
-    return section.name == "deco_vae" and section.deco_vae.motion and not (section.motion_from or section.init_from)
+def needed_stages(config: Experiment) -> list[ModuleType]:
+    """The stages of this run in order, without the training of models that are taken from elsewhere."""
+    stages = [prepare_data, train_motion, train_vae, cache_latents, train_latte, sample, evaluate, report]
+    trained = training_stages(config)
+    return [stage for stage in stages if not stage.STAGE.startswith("train_") or stage.STAGE in trained]
 
 
 def describe(config: Experiment) -> str:
     """For run.dry_run: what every stage says of itself."""
-    stages = ([train_motion] if needs_motion(config) else []) + [train_vae, cache_latents, train_latte, sample]
+    stages = [stage for stage in needed_stages(config) if hasattr(stage, "describe")]
     return "\n".join(f"{stage.STAGE}: {stage.describe(config)}" for stage in stages)
 
 

@@ -1,6 +1,7 @@
 """One experiment: the sections of a YAML, composed from the options that stand next to what they configure."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from latte.config import LatteConfig
 from latte.sampler import SamplerConfig
@@ -86,3 +87,19 @@ class Experiment:
     sample: SampleSection = field(default_factory=SampleSection)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+
+def training_stages(config: Experiment) -> tuple[str, ...]:
+    """The training stages that this run needs: what is taken from elsewhere is not trained here."""
+    vae, own = config.vae, (Path(config.run.root) / config.run.name).resolve()
+    is_given = {
+        name: bool(reference) and not Path(reference).resolve().is_relative_to(own)
+        for name, reference in (("vae", config.cache.vae), ("latte", config.sample.latte))
+    }
+    needs_motion = vae.name == "deco_vae" and vae.deco_vae.motion and not (vae.motion_from or vae.init_from)
+    needed = {
+        "train_motion": needs_motion and not is_given["vae"],
+        "train_vae": not is_given["vae"],
+        "train_latte": not is_given["latte"],
+    }
+    return tuple(stage for stage, is_needed in needed.items() if is_needed)

@@ -1,5 +1,6 @@
 """Pictures of clips and their components: uint8 videos (t, h, w, 3), side by side, labelled, moving."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,12 +46,21 @@ def component_videos(components: dict[str, Tensor], video: Tensor) -> dict[str, 
     return shown
 
 
-def enlarge(video_uint8: Tensor, factor: int) -> Tensor:
-    """Bicubic enlargement of (t, h, w, 3) uint8 by a whole factor."""
+def scale_to(video_uint8: Tensor, height: int) -> Tensor:
+    """Bicubic resize of (t, h, w, 3) uint8 to a height, width in proportion, antialiased."""
     frames = rearrange(video_uint8, "t h w c -> t c h w")
-    return rearrange(
-        functional.interpolate(frames, scale_factor=factor, mode="bicubic", antialias=True), "t c h w -> t h w c"
-    )
+    width = round(frames.shape[3] * height / frames.shape[2])
+    resized = functional.interpolate(frames, size=(height, width), mode="bicubic", antialias=True)
+    return rearrange(resized, "t c h w -> t h w c").contiguous()
+
+
+def flow_wheel(size: int) -> Tensor:
+    """The legend of `flow_to_rgb`: a disc of all flows up to FLOW_RANGE_PIXELS. (size, size, 3) uint8, white outside."""
+    axis = torch.linspace(-FLOW_RANGE_PIXELS, FLOW_RANGE_PIXELS, size)
+    flow_y, flow_x = torch.meshgrid(axis, axis, indexing="ij")
+    inside = rearrange(torch.hypot(flow_x, flow_y) <= FLOW_RANGE_PIXELS, "h w -> h w 1")
+    wheel = flow_to_rgb(rearrange(torch.stack([flow_x, flow_y, 0 * flow_x]), "c h w -> c 1 h w"))[0]
+    return torch.where(inside, wheel, BACKGROUND).to(torch.uint8)
 
 
 def tile(rows: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -88,7 +98,25 @@ def _like(image: Image.Image, video_uint8: Tensor) -> Tensor:
 
 def write_png(path: Path, image_uint8: Tensor) -> None:
     """(h, w, 3) uint8 -> PNG file."""
-    Image.fromarray(image_uint8.numpy()).save(path)
+    path.write_bytes(png(image_uint8))
+
+
+def png(image_uint8: Tensor) -> bytes:
+    """(h, w, 3) uint8 -> PNG."""
+    with io.BytesIO() as file:
+        Image.fromarray(image_uint8.numpy()).save(file, "PNG")
+        return file.getvalue()
+
+
+def webp(video_uint8: Tensor, fps: float, quality: int = 80) -> bytes:
+    """(t, h, w, 3) uint8 -> an endlessly looping animated WebP; a still picture for one frame."""
+    first, *others = [Image.fromarray(frame) for frame in video_uint8.numpy()]
+    with io.BytesIO() as file:
+        duration = round(1000 / fps)  # milliseconds
+        first.save(
+            file, "WEBP", save_all=True, append_images=others, duration=duration, loop=0, quality=quality, method=4
+        )
+        return file.getvalue()
 
 
 def film_strip(video_uint8: Tensor, count: int) -> Tensor:

@@ -1,0 +1,278 @@
+"""One page about a run: python pipelines/report.py [CONFIG.yaml ...] [key=value ...]
+
+Scores, logs, samples and a few held-out clips -> runs/<run>/report/index.html (self-contained), summary.json, and two GIFs.
+Each configuration keeps its own in runs/<run>/report/<scores>/; those beside the folders are of the last call.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from base64 import b64encode
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from torch import Tensor
+
+from pipelines.curves import PANELS, draw_curves
+from pipelines.data.clip_dataset import FixedClips, collate
+from pipelines.data.clip_index import ClipIndex
+from pipelines.data.video_file import to_uint8, write_gif
+from pipelines.evaluate import STAGE as EVALUATE
+from pipelines.evaluate import crop_like, score_name, spread
+from pipelines.experiment import Experiment, training_stages
+from pipelines.pictures import (
+    FLOW_RANGE_PIXELS,
+    RESIDUAL_GAIN,
+    component_videos,
+    flow_wheel,
+    label_columns,
+    label_rows,
+    png,
+    scale_to,
+    tile,
+    webp,
+)
+from pipelines.prepare_data import open_index
+from pipelines.report_text import CURVES, MEANINGS, headline
+from pipelines.run.config import to_yaml
+from pipelines.run.folder import StageFolder, write_json, write_text
+from pipelines.run.ranks import choose_device
+from pipelines.run.stage import main, select
+from pipelines.sample import model_paths, read_samples, sample_folder
+from pipelines.train_vae import run_path
+from vae.registry import load_autoencoder
+
+STAGE = "report"
+SECTIONS = ("data", "motion", "vae", "cache", "latte", "sample", "evaluate", "run")
+SUMMARY = {
+    "reconstruction": ("psnr", "ssim", "psnr_copy_first_frame", "psnr_warp_only", "psnr_warp_decoded"),
+    "generation": (
+        "class_accuracy",
+        "class_accuracy_real",
+        "class_accuracy_first_frame",
+        "diversity",
+        "proxy_fvd16",
+        "fvd16",
+    ),
+}
+NUM_CLIPS, NUM_CLASSES, VIDEOS_PER_CLASS = 6, 16, 4
+CELL = 128  # height of a video on the page, in pixels
+GIF_CLIPS, GIF_CLASSES, GIF_COLUMNS, GIF_BYTES = 4, 8, 6, 1_000_000
+
+
+def run(config: Experiment) -> None:
+    """Write the page, the summary and the pictures of exactly this configuration."""
+    index = open_index(config)
+    stages = read_stages(config)
+    scores = json.loads((run_path(config) / EVALUATE / score_name(config) / "scores.json").read_text())
+    folder = StageFolder(config.run.root, config.run.name, f"{STAGE}/{score_name(config)}")
+    inputs = {"scores": {"path": str(run_path(config) / EVALUATE), "hash": score_name(config)}}
+    with folder.open(select(config, SECTIONS), inputs, ("*",)):
+        components = decode_components(config, index)
+        rows = collect_classes(config, index)
+        write_json(folder.path / "summary.json", summarise(scores, stages))
+        write_text(folder.path / "index.html", render(config, index, stages, scores, components, rows))
+        write_gifs(folder.path, components, rows, config.sample.fps)
+        for name in ("summary.json", "index.html", "samples.gif", "components.gif"):
+            publish_copy(folder.path / name, folder.path.parent / name)
+        folder.finish()
+        print(f"{STAGE}: {folder.path.parent / 'index.html'}")
+
+
+def read_stages(config: Experiment) -> dict[str, dict[str, Any]]:
+    """{stage: seconds, peak_rss_gb, git_commit} of every stage behind the page.
+
+    Raises:
+        ValueError: a stage is not finished, or was made with other settings than `config`.
+    """
+    skipped = set(PANELS) - set(training_stages(config))
+    chain = ("prepare_data", "train_motion", "train_vae", "cache_latents", "train_latte")
+    folders = {stage: stage for stage in chain if stage not in skipped}
+    folders |= {"sample": f"sample/{sample_folder(config).name}", EVALUATE: f"{EVALUATE}/{score_name(config)}"}
+    stages = {}
+    for stage, name in folders.items():
+        path = run_path(config) / name
+        if not (path / "done.json").exists():
+            raise ValueError(f"{path} is not finished: run python pipelines/chain.py with the same configuration")
+        made = json.loads((path / "provenance.json").read_text())
+        wanted = select(config, [section for section in SECTIONS if section in made["settings"] and section != "run"])
+        if changed := differences({section: made["settings"][section] for section in wanted}, wanted):
+            raise ValueError(
+                f"{path} was made with other settings, {', '.join(changed)}: run python pipelines/chain.py with this "
+                "configuration first"
+            )
+        done = json.loads((path / "done.json").read_text())
+        stages[stage] = {name: done[name] for name in ("seconds", "peak_rss_gb")} | {"git_commit": made["git_commit"]}
+    return stages
+
+
+def differences(made: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the options whose values differ, with both values."""
+    found = []
+    for name in sorted(made.keys() | wanted.keys()):
+        old, new = made.get(name), wanted.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found.append(f"{prefix}{name} (was {old!r}, now {new!r})")
+    return found
+
+
+def summarise(scores: Mapping[str, Mapping[str, Any]], stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What summary.json holds; a score that does not exist for this run (no classes, no motion) is null."""
+    summary: dict[str, Any] = {
+        section: {name: scores[section].get(name) for name in names if "fvd" not in name or name in scores[section]}
+        for section, names in SUMMARY.items()
+    }
+    summary["seconds"] = {stage: entry["seconds"] for stage, entry in stages.items()}
+    summary["peak_rss_gb"] = max(entry["peak_rss_gb"] for entry in stages.values())
+    return summary
+
+
+@torch.no_grad()
+def decode_components(config: Experiment, index: ClipIndex) -> list[tuple[str, dict[str, Tensor]]]:
+    """(path, {component: (t, h, w, 3) uint8}) of a few held-out clips, spread over the files."""
+    device = choose_device(config.run.device)
+    vae = load_autoencoder(model_paths(config)[1]).to(device)
+    clips = FixedClips(index, config.data, "validation")
+    shown = []
+    for clip in (clips[i] for i in spread(len(clips), NUM_CLIPS)):
+        video = collate([clip])["video"]
+        components = vae.decode_components(vae.pad_clip(video).to(device))
+        cropped = {name: crop_like(component.cpu(), video)[0] for name, component in components.items()}
+        shown.append((clip["path"], component_videos(cropped, video[0])))
+    return shown
+
+
+def collect_classes(config: Experiment, index: ClipIndex) -> list[tuple[str, list[Tensor], list[Tensor]]]:
+    """(class, generated, real) with the videos (t, h, w, 3) uint8, for classes that were sampled, evenly chosen."""
+    plan, videos = read_samples(sample_folder(config))
+    clips = FixedClips(index, config.data, "validation")
+    labels = [clips.describe(i)["label"] for i in range(len(clips))]
+    classes = {entry["label"]: entry["class"] or "" for entry in plan}
+    rows = []
+    for label in [list(classes)[i] for i in spread(len(classes), NUM_CLASSES)]:
+        generated = [video for entry, video in zip(plan, videos, strict=True) if entry["label"] == label]
+        # A Latte from another run may know a class by another number, or one that these clips do not have.
+        own = index.classes.index(classes[label]) if classes[label] in index.classes else -1
+        positions = [i for i, known in enumerate(labels) if known == own or not classes[label]]
+        real = [to_uint8(clips[positions[i]]["video"]) for i in spread(len(positions), VIDEOS_PER_CLASS)]
+        rows.append((classes[label], generated, real))
+    return rows
+
+
+def render(
+    config: Experiment,
+    index: ClipIndex,
+    stages: Mapping[str, Mapping[str, Any]],
+    scores: Mapping[str, Mapping[str, Any]],
+    components: list[tuple[str, dict[str, Tensor]]],
+    rows: list[tuple[str, list[Tensor], list[Tensor]]],
+) -> str:
+    """The page as HTML: every picture inside, no request to anywhere. Videos are (t, h, w, 3) uint8."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, undefined=StrictUndefined
+    )
+    data = config.data
+    curves = [
+        {"stage": stage, "meaning": CURVES[stage], "source": data_uri("image/svg+xml", svg.encode())}
+        for stage in training_stages(config)
+        if (svg := draw_curves(run_path(config) / stage / "metrics.jsonl", PANELS[stage]))
+    ]
+    counts = [sum(entry.split == split for entry in index.entries) for split in ("train", "validation")]
+    has_motion = "motion" in components[0][1]
+    return environment.get_template("report.html.jinja").render(
+        title=config.run.name,
+        subtitle=f"Decoupled latent video diffusion on {counts[0]} training and {counts[1]} held-out files"
+        f"{f' of {len(index.classes)} classes' if index.classes else ''}; clips of {data.num_frames} frames, "
+        f"{data.resolution} × {data.resolution} pixels, made by {config.vae.name} and Latte {config.latte.size}.",
+        tiles=headline(scores, stages, len(index.classes)),
+        component_names=list(components[0][1]),
+        clips=[
+            {"name": name, "source": video_uri(list(shown.values()), len(shown), config.sample.fps)}
+            for name, shown in components
+        ],
+        wheel=data_uri("image/png", png(flow_wheel(144))) if has_motion else "",
+        sample=config.sample,
+        flow_range=f"{FLOW_RANGE_PIXELS:g}",
+        residual_gain=f"{RESIDUAL_GAIN:g}",
+        classes=[
+            {
+                "name": name,
+                "generated": video_uri(generated[:VIDEOS_PER_CLASS], VIDEOS_PER_CLASS, config.sample.fps),
+                "real": video_uri(real, VIDEOS_PER_CLASS, config.sample.fps) if real else "",
+            }
+            for name, generated, real in rows
+        ],
+        curves=curves,
+        scores=score_table(scores),
+        frechet=next((value for name, value in scores["generation"].items() if name.endswith("_record")), None),
+        scores_file=f"{EVALUATE}/{score_name(config)}/scores.json",
+        command=shlex.join(["python", *sys.argv]),
+        stages=[{"name": stage, **entry} for stage, entry in stages.items()],
+        config=to_yaml(config),
+    )
+
+
+def score_table(scores: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Every score with its value and what it means; spread over seeds where there are several."""
+    table = []
+    for values in scores.values():
+        for name, value in values.items():
+            if name.endswith(("_record", "_per_seed")) or value is None:
+                continue
+            seeds = values.get(f"{name}_per_seed") or []
+            text = f"{value:.4g}" + (f" ({min(seeds):.3g} – {max(seeds):.3g})" if len(seeds) > 1 else "")
+            table.append({"name": name, "value": text, "meaning": MEANINGS.get(name, "")})
+    return table
+
+
+def write_gifs(
+    folder: Path,
+    components: list[tuple[str, dict[str, Tensor]]],
+    rows: list[tuple[str, list[Tensor], list[Tensor]]],
+    fps: float,
+) -> None:
+    """samples.gif and components.gif, for pages that show no WebP, each below 1 MB. Videos are (t, h, w, 3) uint8."""
+    names = list(components[0][1])
+    for size in (112, 96, 80, 64, 48):
+        shown = [[scale_to(video, size) for video in videos.values()] for _, videos in components[:GIF_CLIPS]]
+        write_gif(folder / "components.gif", label_columns(tile(shown), names, size), fps)
+        if (folder / "components.gif").stat().st_size <= GIF_BYTES:
+            break
+    for columns in range(GIF_COLUMNS, 1, -1):
+        shown = [[scale_to(video, 64) for video in generated[:columns]] for _, generated, _ in rows[:GIF_CLASSES]]
+        grid = tile(shown)
+        if any(name for name, _, _ in rows):
+            grid = label_rows(grid, [name for name, _, _ in rows[:GIF_CLASSES]], 64)
+        write_gif(folder / "samples.gif", grid, fps)
+        if (folder / "samples.gif").stat().st_size <= GIF_BYTES:
+            break
+
+
+def video_uri(videos: list[Tensor], num_columns: int, fps: float) -> str:
+    """Videos (t, h, w, 3) uint8 side by side as one moving picture, so that they keep the same time; blank where missing."""
+    cells = [scale_to(video, CELL) for video in videos]
+    blank = [torch.full_like(cells[0], 255)] * (num_columns - len(cells))
+    return data_uri("image/webp", webp(tile([cells + blank]), fps))
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """A picture inside the page."""
+    return f"data:{kind};base64,{b64encode(content).decode()}"
+
+
+def publish_copy(source: Path, target: Path) -> None:
+    """Copy a file so that a reader sees the old or the new one whole."""
+    part = target.with_name(f".{target.name}-{os.getpid()}")
+    shutil.copyfile(source, part)
+    os.replace(part, target)
+
+
+if __name__ == "__main__":
+    main(STAGE, run, Experiment, SECTIONS)

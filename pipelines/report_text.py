@@ -1,0 +1,123 @@
+"""The words of the report: headline numbers with what they are compared against, and the meaning of every score."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MEANINGS = {
+    "psnr": "PSNR of the reconstruction in dB: frames 1 to T - 1 of held-out clips, on uint8, from the error of the whole "
+    "clip, then the mean over clips. Higher is better.",
+    "ssim": "Structural similarity of the same frames, 1 = equal.",
+    "psnr_copy_first_frame": "The same PSNR when every frame is a copy of the true first one: what standing still gives.",
+    "psnr_warp_only": "The same PSNR of W(x₀, m): the true keyframe warped by the uncoded motion, without a residual.",
+    "psnr_warp_decoded": "The same PSNR of W(x̂₀, m̂): the decoded keyframe warped by the decoded motion, without a residual.",
+    "psnr_keyframe": "PSNR of the decoded keyframe against the first frame, in dB.",
+    "lpips_alex": "Perceptual distance (LPIPS, AlexNet) of the reconstruction. Lower is better.",
+    "lpips_vgg": "Perceptual distance (LPIPS, VGG16) of the reconstruction. Lower is better.",
+    "clips": "Held-out clips behind the scores above.",
+    "class_accuracy": "Share of generated videos that a small video classifier assigns to the class asked for. The "
+    "classifier was trained on decoded reconstructions of real training clips. Mean over classifier seeds (range).",
+    "class_accuracy_real": "The same classifiers on real held-out clips: what a perfect generator would reach.",
+    "class_accuracy_first_frame": "Classifiers trained and tested on first frames alone, on real held-out clips: what can "
+    "be told without motion.",
+    "diversity": "Mean pairwise distance of generated videos within a class over that of real clips: about 1 when "
+    "faithful, 0 when one video repeats.",
+    "fvd16": "Fréchet video distance over 16 frames on I3D features. Lower is better.",
+    "proxy_fvd16": "PROXY: the Fréchet video distance over 16 frames on the I3D network with fixed random weights, because "
+    "its weights file is absent. Compares runs of this project only; it is no FVD and no published number is near it.",
+}
+CURVES = {
+    "train_motion": "self-supervised: warp the first frame of a clip onto the others",
+    "train_vae": "the autoencoder, starting from the motion module",
+    "train_latte": "the diffusion transformer on whitened latents",
+}
+
+
+def headline(
+    scores: Mapping[str, Mapping[str, Any]], stages: Mapping[str, Mapping[str, Any]], num_classes: int
+) -> list[dict[str, Any]]:
+    """The tiles at the top of the page: {"name", "value", "unit", "bars", "note"}; the first bar is the value itself."""
+    clips, videos = scores["reconstruction"], scores["generation"]
+    tiles = [
+        {
+            "name": "Reconstruction of held-out clips",
+            "value": f"{clips['psnr']:.1f}",
+            "unit": "dB PSNR",
+            "bars": bars(
+                [
+                    ("reconstruction", clips["psnr"]),
+                    ("warp, decoded", clips.get("psnr_warp_decoded")),
+                    ("warp, uncoded", clips.get("psnr_warp_only")),
+                    ("first frame copied", clips["psnr_copy_first_frame"]),
+                ],
+                ".1f",
+            ),
+            "note": f"Mean over {clips['clips']} clips.",
+        }
+    ]
+    if "class_accuracy" in videos:
+        tiles.append(
+            {
+                "name": "Class accuracy of generated videos",
+                "value": f"{videos['class_accuracy']:.3f}",
+                "unit": "",
+                "bars": bars(
+                    [
+                        ("generated", videos["class_accuracy"]),
+                        ("real clips", videos["class_accuracy_real"]),
+                        ("first frame alone", videos["class_accuracy_first_frame"]),
+                        ("chance", 1 / num_classes),
+                    ],
+                    ".3f",
+                ),
+                "note": "Judged by a small classifier trained on reconstructions of real clips.",
+            }
+        )
+    tiles.append(
+        {
+            "name": "Diversity within a class",
+            "value": f"{videos['diversity']:.2f}",
+            "unit": "of real clips",
+            "bars": bars([("generated", videos["diversity"]), ("real clips", 1.0), ("one video repeated", 0.0)], ".2f"),
+            "note": "Mean pairwise distance, relative to that of real clips.",
+        }
+    )
+    return [*tiles, frechet_tile(videos), cost_tile(stages)]
+
+
+def frechet_tile(videos: Mapping[str, Any]) -> dict[str, Any]:
+    """The Frechet video distance, called a proxy where it is one."""
+    record = next(value for name, value in videos.items() if name.endswith("_record"))
+    counts = f"{record['num_fake']} generated against {record['num_real']} real clips, {record['num_sets']} set(s)"
+    is_proxy = record["name"].startswith("proxy")
+    return {
+        "name": "Fréchet video distance, proxy" if is_proxy else "Fréchet video distance",
+        "value": f"{record['value']:,.0f}" if record["value"] >= 1000 else f"{record['value']:.4g}",
+        "unit": record["name"],
+        "bars": [],
+        "note": f"{counts}, protocol {record['protocol']['name']}{'' if record['complete'] else ' with deviations'}."
+        + (" I3D with random weights: compare it with other runs of this project only." if is_proxy else ""),
+    }
+
+
+def cost_tile(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Time and memory of everything behind the page, the slowest stages as bars."""
+    seconds = {stage: entry["seconds"] for stage, entry in stages.items()}
+    slowest = sorted(seconds, key=lambda stage: -seconds[stage])[:3]
+    total = sum(seconds.values())
+    return {
+        "name": "Whole chain",
+        "value": f"{total / 60:.1f}" if total >= 60 else f"{total:.0f}",
+        "unit": "minutes" if total >= 60 else "seconds",
+        "bars": bars([("all stages", total), *((stage, seconds[stage]) for stage in slowest)], ".0f", " s"),
+        "note": f"At most {max(entry['peak_rss_gb'] for entry in stages.values()):.1f} GB of memory.",
+    }
+
+
+def bars(values: Sequence[tuple[str, float | None]], digits: str, unit: str = "") -> list[dict[str, Any]]:
+    """Labelled bars in proportion to the largest value; what is None is left out."""
+    known = [(label, value) for label, value in values if value is not None]
+    largest = max((value for _, value in known), default=0) or 1
+    return [
+        {"label": label, "text": f"{value:{digits}}{unit}", "percent": round(100 * max(value, 0) / largest, 1)}
+        for label, value in known
+    ]
