@@ -1,6 +1,9 @@
 """I3D: published counts, TensorFlow's SAME padding, every accepted kind of file, and an informative proxy."""
 
+import json
+import os
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -168,6 +171,24 @@ def test_proxy_features_do_not_collapse_and_bf16_agrees(tmp_path) -> None:
     assert (close - features[:1]).norm() < 0.2 * centred[:1].norm()
     still = load_i3d(tmp_path).features(video_uint8[:1, :1].expand(-1, 9, -1, -1, -1))
     assert (still - features[:1]).norm() > 0.2 * centred[:1].norm()  # motion alone moves the features
+
+
+def test_slices_and_copies_of_a_clip_give_equal_features(tmp_path) -> None:
+    video = torch.randint(0, 256, (1, 12, 16, 16, 3), generator=torch.Generator().manual_seed(6), dtype=torch.uint8)
+    extractor = load_i3d(tmp_path, precision="bf16")  # where another memory layout would round differently
+    part = video[:, 2:11]
+    assert torch.equal(extractor.features(part), extractor.features(part.contiguous()))
+
+
+def test_golden_features_of_the_proxy(proxy: InceptionI3D) -> None:
+    """Proxy scores of two machines are comparable only while these numbers stand."""
+    clip = calibration_clips(1, torch.Generator().manual_seed(7))[:, :, :9, :32, :32].movedim(1, -1)
+    with torch.inference_mode():
+        features = proxy(preprocess((clip * 127.5 + 127.5).to(torch.uint8)))[0, ::50]
+    path = Path(__file__).parent / "golden" / "metrics_i3d_proxy.json"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(json.dumps(features.tolist()) + "\n")
+    torch.testing.assert_close(features, torch.tensor(json.loads(path.read_text())), rtol=1e-3, atol=1e-3)
 
 
 def test_too_short_or_float_clips_are_refused(clip: torch.Tensor, tmp_path) -> None:

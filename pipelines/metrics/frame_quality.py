@@ -1,7 +1,6 @@
 """Quality of reconstructions frame by frame: PSNR, SSIM and LPIPS between uint8 videos."""
 
 import warnings
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -79,7 +78,6 @@ def lpips_available(weights_dir: str | Path, network: str = "alex") -> bool:
     return network in LPIPS_BACKBONES and (Path(weights_dir) / LPIPS_BACKBONES[network]).is_file()
 
 
-@lru_cache(maxsize=1)
 def load_lpips(weights_dir: str | Path, network: str = "alex") -> nn.Module:
     """LPIPS (Zhang et al. 2018, version 0.1) with the backbone from `weights_dir`, frozen and in eval mode.
 
@@ -112,12 +110,10 @@ def load_lpips(weights_dir: str | Path, network: str = "alex") -> nn.Module:
 
 
 @torch.inference_mode()
-def lpips_distance(
-    a_uint8: Tensor, b_uint8: Tensor, weights_dir: str | Path, network: str = "alex", device: torch.device | str = "cpu"
-) -> Tensor:
-    """a_uint8, b_uint8: (n, t, h, w, 3) uint8 -> (n,) LPIPS, mean over frames; errors as `load_lpips`."""
+def lpips_distance(model: nn.Module, a_uint8: Tensor, b_uint8: Tensor) -> Tensor:
+    """model: from `load_lpips`, on any device; a_uint8, b_uint8: (n, t, h, w, 3) uint8 -> (n,), mean over frames."""
     _check_pair(a_uint8, b_uint8)
-    model = load_lpips(weights_dir, network).to(device)
+    device = next(model.parameters()).device
     distances = []
     for a, b in zip(a_uint8, b_uint8, strict=True):
         pair = [rearrange(video, "t h w c -> t c h w").to(device).float() / 127.5 - 1 for video in (a, b)]

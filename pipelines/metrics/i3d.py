@@ -132,4 +132,5 @@ def preprocess(video_uint8: Tensor) -> Tensor:
     num_clips = video_uint8.shape[0]
     frames = rearrange(video_uint8, "n t h w c -> (n t) c h w").float()
     frames = F.interpolate(frames, size=(224, 224), mode="bilinear", align_corners=False, antialias=False)
-    return rearrange(frames, "(n t) c h w -> n c t h w", n=num_clips) / 127.5 - 1
+    video = rearrange(frames, "(n t) c h w -> n c t h w", n=num_clips) / 127.5 - 1
+    return video.contiguous()  # one memory layout, so that slices and copies of a clip give equal features
