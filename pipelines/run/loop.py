@@ -75,21 +75,19 @@ class TrainingTask(Protocol):
     def prepare_step(self, step: int) -> list[str]:
         """Set requires_grad for the phase that `step` belongs to; return the players that this step updates."""
 
-    def parameter_groups(self, player: str) -> list[dict[str, Any]]:
+    def parameter_groups(self, player: str) -> list[dict]:
         """ALL parameters of a player as torch groups; an entry "lr_scale" multiplies the learning rate."""
 
-    def loss(
-        self, player: str, batch: dict[str, Any], draws: Draws, step: int
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, player: str, batch: dict, draws: Any, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The scalar to minimise, a mean over the batch, and scalars to log. Random numbers come from `draws` only."""
 
-    def validate(self, model: torch.nn.Module, step: int) -> dict[str, float]:
+    def validate(self, model: Any, step: int) -> dict[str, float]:
         """Scores of `model`, which carries the averaged weights; {} for nothing to score. Gradients are off."""
 
-    def preview(self, model: torch.nn.Module, folder: Path, step: int) -> None:
+    def preview(self, model: Any, folder: Path, step: int) -> None:
         """Write pictures into `folder`; `model` as in `validate`."""
 
-    def batches(self, first_step: int) -> Iterator[dict[str, Any]]:
+    def batches(self, first_step: int) -> Iterator[dict]:
         """Without end: this process's share of the global batch of each step from `first_step` on.
 
         Tensors and lists have a leading batch axis; "index" holds the positions in the global batch, "path" the names.
@@ -138,7 +136,7 @@ def train(task: TrainingTask, config: LoopConfig, folder: StageFolder, seed: int
 
     batches = task.batches(first_step)
     with (
-        torch.random.fork_rng(),
+        torch.random.fork_rng([ranks.device] if ranks.device.type == "cuda" else []),
         Interruption() as interruption,
         Progress(folder, task.stage, first_step, config.steps, is_main) as progress,
     ):
