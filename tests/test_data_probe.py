@@ -130,3 +130,15 @@ def test_reported_frames_can_be_read_from_damaged_files(tmp_path, make_file) -> 
         shape = (count, answers[name]["height"], answers[name]["width"], 3)
         assert read_video(tmp_path / name, range(count), reader).shape == shape
         assert read_video(tmp_path / name, [count - 1, 0], reader).shape[0] == 2
+
+
+def test_hostile_files_need_less_than_a_gigabyte(real_clips) -> None:
+    worker = Worker(950)
+    try:
+        for file in sorted((real_clips / "broken").iterdir()):
+            assert worker.check(request(file), 30)
+        status = Path(f"/proc/{worker.process.pid}/status").read_text()
+        peak_kilobytes = int(status.split("VmHWM:")[1].split()[0])
+        assert peak_kilobytes < 600_000
+    finally:
+        worker.stop()

@@ -2,13 +2,13 @@
 
 import json
 import os
-import queue
 import select
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tqdm import tqdm
@@ -60,9 +60,10 @@ class Worker:
 
     def _answer(self, seconds: float) -> dict | None:
         deadline, text = time.monotonic() + seconds, b""
+        answers = self.process.stdout.fileno()
         while not text.endswith(b"\n"):
-            ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            part = os.read(self.process.stdout.fileno(), 65536) if ready else b""
+            ready, _, _ = select.select([answers], [], [], max(0.0, deadline - time.monotonic()))
+            part = os.read(answers, 65536) if ready else b""
             if not part:
                 if ready:  # end of file: it died; wait, so that poll() knows
                     self.process.wait()
@@ -108,56 +109,44 @@ def probe_files(
     if not requests:
         return results
 
-    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for path in requests:
-        waiting.put(path)
-    lock, failures = threading.Lock(), []
-    progress = tqdm(total=len(requests), desc="checking files", unit="file", disable=None)
     cache_file = cache.open("a") if cache else None
     if cache_file and cache_file.tell() and not cache.read_text().endswith("\n"):
         cache_file.write("\n")  # a killed run left a part of a line
-
-    def serve() -> None:
-        worker = Worker(config.probe_memory_mb)
-        try:
-            while not failures:
-                path = waiting.get_nowait()
-                request, key = requests[path]
-                answer = worker.check(request, config.probe_seconds)
-                passing = answer.pop("passing", False)  # a busy machine may explain it: not remembered
-                with lock:
-                    results[path] = answer
-                    progress.update()
-                    if cache_file and not passing:
-                        cache_file.write(json.dumps({"key": key, "answer": answer}) + "\n")
-                        cache_file.flush()
-        except queue.Empty:
-            pass
-        except Exception as error:  # handed to the caller's thread below
-            failures.append(error)
-        finally:
-            worker.stop()
-
-    count = min(config.probe_workers or min(os.cpu_count() or 1, 16), len(requests))
-    threads = [threading.Thread(target=serve, daemon=True) for _ in range(count)]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    except KeyboardInterrupt as stop:
-        failures.append(stop)  # lets the threads end after their present file
-        raise
-    finally:
-        progress.close()
+    checked = _check_in_workers({path: request for path, (request, _) in requests.items()}, config)
+    for path, answer in tqdm(checked, total=len(requests), desc="checking files", unit="file", disable=None):
+        passing = answer.pop("passing", False)  # a busy machine may explain it: not remembered
+        results[path] = answer
+        if cache_file and not passing:
+            cache_file.write(json.dumps({"key": requests[path][1], "answer": answer}) + "\n")
+            cache_file.flush()
     if cache_file:
         cache_file.close()
-    if failures:
-        raise failures[0]
     return results
 
 
-def _cache_key(request: dict[str, int | str]) -> list[int | str]:
+def _check_in_workers(requests: dict[str, dict], config: DataConfig) -> Iterator[tuple[str, dict]]:
+    """Yields (path, answer) as they come; each thread has its own worker process."""
+    mine, workers = threading.local(), []
+
+    def check(request: dict[str, int | str]) -> dict[str, int | float | str]:
+        if not hasattr(mine, "worker"):
+            mine.worker = Worker(config.probe_memory_mb)
+            workers.append(mine.worker)
+        return mine.worker.check(request, config.probe_seconds)
+
+    count = min(config.probe_workers or min(os.cpu_count() or 1, 16), len(requests))
+    pool = ThreadPoolExecutor(count)
+    try:
+        futures = {pool.submit(check, request): path for path, request in requests.items()}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:  # also when interrupted: what is not yet begun is dropped
+        pool.shutdown(cancel_futures=True)
+        for worker in workers:
+            worker.stop()
+
+
+def _cache_key(request: dict[str, int | str]) -> str:
     import av
 
     try:

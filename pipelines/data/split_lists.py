@@ -126,11 +126,11 @@ def _from_lists(root: Path, paths: list[str], lists: Path, number: int) -> Inven
     files, missing = {}, []
     for listed, split in splits.items():
         same_stem = by_stem.get(PurePosixPath(listed).stem, [])
-        path = listed if listed in on_disk else same_stem[0] if len(same_stem) == 1 else None
-        if path is None:
+        if listed not in on_disk and len(same_stem) != 1:
             missing.append(listed)
-        else:
-            files[path] = VideoFile(path, PurePosixPath(listed).parts[0], split, group_of(path))
+            continue
+        found = listed if listed in on_disk else same_stem[0]
+        files[found] = VideoFile(found, PurePosixPath(listed).parts[0], split, group_of(found))
     if not files:
         raise ValueError(f"the lists in {lists} name no file that lies in {root}; correct data.root or data.splits")
     reason = f"in neither trainlist{number:02d}.txt nor testlist{number:02d}.txt"
