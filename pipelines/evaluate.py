@@ -97,8 +97,8 @@ def score_reconstruction(vae: VideoAutoencoder, config: Experiment, index: ClipI
         batch = {name: psnr(shown, true) for name, shown in scored.items()}
         batch["ssim"] = ssim(scored["psnr"], true)
         if "keyframe" in components:
-            pair = [to_uint8(crop_like(components[name].cpu(), video))[:, :1] for name in ("decoded_keyframe", "keyframe")]
-            batch["psnr_keyframe"] = psnr(*pair)
+            names = ("decoded_keyframe", "keyframe")
+            batch["psnr_keyframe"] = psnr(*(to_uint8(crop_like(components[n].cpu(), video))[:, :1] for n in names))
         if lpips is not None:
             batch[f"lpips_{config.evaluate.lpips_network}"] = lpips_distance(lpips, scored["psnr"], true)
         for name, scores in batch.items():
@@ -131,11 +131,11 @@ def score_classes(
     if not index.classes or not config.evaluate.classifier_seeds:
         return scores
     training, training_labels = decoded_training_clips(config, index, device)
-    fit_options = (len(index.classes), config.evaluate.classifier_steps)
-    accuracies: dict[str, list[float]] = {"class_accuracy": [], "class_accuracy_real": [], "class_accuracy_first_frame": []}
+    classes, steps = len(index.classes), config.evaluate.classifier_steps
+    names = ("class_accuracy", "class_accuracy_real", "class_accuracy_first_frame")
+    accuracies: dict[str, list[float]] = {name: [] for name in names}
     still = class_accuracy.repeat_first_frame
     for seed in range(config.evaluate.classifier_seeds):
-        classes, steps = fit_options
         judge = class_accuracy.fit(training, training_labels, classes, seed, steps, device)
         accuracies["class_accuracy"].append(class_accuracy.accuracy(judge, videos, labels))
         accuracies["class_accuracy_real"].append(class_accuracy.accuracy(judge, real, real_labels))

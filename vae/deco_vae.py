@@ -16,14 +16,7 @@ from vae.bottleneck import LinearRecovery, Measurement, SparseRecovery
 from vae.coding import Coding, CodingState
 from vae.deco_vae_config import DecoVaeConfig
 from vae.decoder import Decoder
-from vae.decoupling import (
-    decouple,
-    denormalise_motion,
-    normalise_motion,
-    predict,
-    recouple,
-    split_keyframe,
-)
+from vae.decoupling import decouple, denormalise_motion, normalise_motion, predict, recouple, split_keyframe
 from vae.encoder import PIXEL_CHANNELS, Encoder, PatchProjection
 from vae.gaussian import Gaussian, Generators
 from vae.interface import (
@@ -83,11 +76,7 @@ class DeCoVAE(VideoAutoencoder):
         config, groups = self.architecture, (num_frames - 1) // TEMPORAL_COMPRESSION
         size = (height // self.size_multiple, width // self.size_multiple)
         return {
-            part: (
-                getattr(config.latent_channels, part),
-                config.latent_frames(part, groups),
-                *size,
-            )
+            part: (getattr(config.latent_channels, part), config.latent_frames(part, groups), *size)
             for part in config.parts
         }
 
@@ -151,23 +140,22 @@ class DeCoVAE(VideoAutoencoder):
         coding = self._encode(video, state, sample=False, generator=None)
         decoded_residual = self._decode_part("residual", coding.latents, state, coding.prediction)
         true_warped = predict(state.keyframe, coding.motion, coding.prediction.shape[2])
+        first, decoded_first = (repeat(x, "b c h w -> b c 1 h w") for x in (state.keyframe, state.decoded_keyframe))
         nothing = torch.zeros_like(coding.prediction)
-        outputs = {
-            "keyframe": repeat(state.keyframe, "b c h w -> b c t h w", t=video.shape[2]),
-            "decoded_keyframe": repeat(state.decoded_keyframe, "b c h w -> b c t h w", t=video.shape[2]),
+        motion, decoded_motion = (nothing if x is None else x for x in (coding.motion, coding.decoded_motion))
+        components = {  # name: (frames, what frame 0 is where these do not hold it)
+            "motion": (motion, 0 * first),
+            "decoded_motion": (decoded_motion, 0 * first),
+            "residual": (coding.residual, 0 * first),
+            "decoded_residual": (decoded_residual, 0 * first),
+            "warped": (true_warped, first),
+            "decoded_warped": (coding.prediction, decoded_first),
+            "reconstruction": (recouple(coding.prediction, decoded_residual), decoded_first),
         }
-        per_frame = {
-            "motion": (nothing if coding.motion is None else coding.motion, 0 * video[:, :, :1]),
-            "decoded_motion": (nothing if coding.motion is None else coding.decoded_motion, 0 * video[:, :, :1]),
-            "residual": (coding.residual, 0 * video[:, :, :1]),
-            "decoded_residual": (decoded_residual, 0 * video[:, :, :1]),
-            "warped": (true_warped, video[:, :, :1]),
-            "decoded_warped": (coding.prediction, outputs["decoded_keyframe"][:, :, :1]),
-            "reconstruction": (coding.prediction + decoded_residual, outputs["decoded_keyframe"][:, :, :1]),
-        }
-        for name, (frames, first) in per_frame.items():
-            outputs[name] = frames if self.architecture.first_frame_latent else torch.cat([first, frames], dim=2)
-        return outputs
+        if not self.architecture.first_frame_latent:
+            components = {name: (torch.cat([start, x], dim=2), start) for name, (x, start) in components.items()}
+        shown = {name: x for name, (x, _) in components.items()}
+        return shown | {"keyframe": first.expand_as(video), "decoded_keyframe": decoded_first.expand_as(video)}
 
     # ------------------------------------------------------------------ coding
 

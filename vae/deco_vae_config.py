@@ -26,7 +26,7 @@ class DecoVaeConfig:
     keyframe_encoder: BackboneConfig = field(default_factory=BackboneConfig)  # size of the keyframe's encoder
     motion_encoder: BackboneConfig = field(
         default_factory=lambda: SMALL_BACKBONE
-    )  # the motion's encoder (paper: as the others)
+    )  # the motion's (paper: as the others)
     residual_encoder: BackboneConfig = field(default_factory=BackboneConfig)  # size of the residual's encoder
     decoder: BackboneConfig = field(default_factory=BackboneConfig)  # size of the shared decoder
     small_motion_decoder: BackboneConfig = field(default_factory=lambda: SMALL_BACKBONE)  # the motion's own decoder

@@ -21,7 +21,7 @@ def split_keyframe(video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def predict(keyframe: torch.Tensor, motion: torch.Tensor | None, num_frames: int) -> torch.Tensor:
     """Motion-predicted frames (b, 3, t, h, w), fp32, from a keyframe (b, 3, h, w) and motion (b, 3, t, h, w).
 
-    motion: flow x, flow y in pixels and level index; None: the keyframe is not moved, it is repeated t = num_frames times.
+    motion: flow x, flow y in pixels and level index; None: the keyframe is repeated t = num_frames times, not moved.
     """
     if motion is None:
         return repeat(keyframe.float(), "b c h w -> b c t h w", t=num_frames)

@@ -1,4 +1,4 @@
-"""Loss terms as free functions; every one is a mean, so that numbers compare across sizes (the KL alone is a sum per clip).
+"""Loss terms as free functions; each is a mean, so that numbers compare across sizes (KL alone is a sum per clip).
 
 Pixel losses are measured on [-0.5, 0.5], half of the video's range: the scale of the weights in the paper.
 """

@@ -49,7 +49,7 @@ def load_vgg_backbone(network: nn.Module, state: dict[str, torch.Tensor]) -> Non
 
 
 def perceptual_frames(video: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
-    """Frame 0 and one random group of four frames of each clip: (b, 3, t, h, w) -> indices (b, 5), or (b, 1) at t = 1."""
+    """Frame 0 and one random group of four of each clip: (b, 3, t, h, w) -> indices (b, 5), or (b, 1) at t = 1."""
     num_groups = (video.shape[2] - 1) // TEMPORAL_COMPRESSION
     first = torch.zeros(len(generators), 1, dtype=torch.long)
     if num_groups == 0:

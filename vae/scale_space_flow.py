@@ -80,11 +80,8 @@ def warp(image: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
         image, motion = image.float(), motion.float()
         # The frames of the motion are the depth of the grid: one volume serves all of them, without copies.
         volume = gaussian_volume(pad_to_multiple(image))  # (b, c, 6, H, W)
-        frames = rearrange(
-            pad_to_multiple(rearrange(motion, "b c t h w -> (b t) c h w")),
-            "(b t) c h w -> b c t h w",
-            t=motion.shape[2],
-        )
+        frames = pad_to_multiple(rearrange(motion, "b c t h w -> (b t) c h w"))
+        frames = rearrange(frames, "(b t) c h w -> b c t h w", t=motion.shape[2])
         flow, level = frames.split([2, 1], dim=1)
         warped = F.grid_sample(
             volume, sampling_grid(flow, level), mode="bilinear", padding_mode="border", align_corners=False
