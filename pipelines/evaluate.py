@@ -172,31 +172,34 @@ def score_frechet(
     """FVD under the configured protocol, or proxy_fvd16; {"fvd16": value, "fvd16_protocol": the whole record}."""
     options = config.evaluate
     protocol = find_protocol(options.protocol)
-    extractor = load_i3d(
-        options.weights_dir, options.i3d_bn_eps, options.i3d_precision, options.i3d_batch_size, device
-    )
-    num_fake = options.num_fake or protocol.num_clips
+    extractor = load_i3d(options.weights_dir, options.i3d_bn_eps, options.i3d_precision, options.i3d_batch_size, device)
     num_sets = options.num_sets or protocol.num_sets
+    num_real = clips_wanted(options.num_real, protocol, len(index.split(protocol.real_split)))
+    num_fake = clips_wanted(options.num_fake, protocol, len(videos) // num_sets)
     # Samples are ordered by class: a seeded order makes every set a draw over all classes.
     order = torch.randperm(len(videos), generator=torch.Generator().manual_seed(config.run.seed))
     sets = [videos[chosen] for chosen in order[: num_fake * num_sets].split(num_fake)]
     result = frechet_video_distance(
-        real_clips(config, index, protocol),
+        real_clips(config, index, protocol, num_real),
         sets,
         extractor,
         protocol,
-        num_real=options.num_real,
-        num_fake=options.num_fake,
-        num_sets=options.num_sets,
+        num_real=num_real,
+        num_fake=num_fake,
+        num_sets=num_sets,
         seeds=sorted({int(entry["seed"]) for entry in plan}),
     )
     return {str(result["name"]): result["value"], f"{result['name']}_record": result}
 
 
-def real_clips(config: Experiment, index: ClipIndex, protocol: FvdProtocol) -> Iterator[Tensor]:
+def clips_wanted(option: int, protocol: FvdProtocol, available: int) -> int:
+    """What evaluate.num_real and num_fake mean: 0 = what the protocol asks for, -1 = that or all there are."""
+    return min(protocol.num_clips, available) if option < 0 else option or protocol.num_clips
+
+
+def real_clips(config: Experiment, index: ClipIndex, protocol: FvdProtocol, wanted: int) -> Iterator[Tensor]:
     """The real clips of a protocol, one (1, t, h, w, 3) uint8 at a time, read from the files as it says."""
     entries = sorted(index.split(protocol.real_split), key=lambda entry: entry.path)
-    wanted = config.evaluate.num_real or protocol.num_clips
     for position in select_real_clips(protocol, len(entries), wanted, config.run.seed):
         entry = entries[position]
         frames = real_frame_indices(protocol, entry.num_frames, config.data.frame_stride, position, config.run.seed)

@@ -61,8 +61,8 @@ class EvaluateConfig:
     """How reconstructions and generated videos are scored."""
 
     protocol: str = "fvd16-strict"  # fvd16-strict | fvd16-stylegan-v | fvd16-latte
-    num_real: int = 0  # real clips for FVD; 0 = what the protocol asks for
-    num_fake: int = 0  # generated clips per set for FVD; 0 = what the protocol asks for
+    num_real: int = 0  # real clips for FVD; 0 = what the protocol asks for, -1 = that or all there are
+    num_fake: int = 0  # generated clips per set for FVD; 0 = what the protocol asks for, -1 = that or all there are
     num_sets: int = 0  # sets of generated clips for FVD; 0 = what the protocol asks for
     weights_dir: str = "weights"  # folder with the I3D and LPIPS files; FVD is proxy_fvd16 when I3D is not there
     i3d_bn_eps: float = 1e-5  # 1e-5 for i3d_pretrained_400.pt, 1e-3 for weights ported from tf-hub
