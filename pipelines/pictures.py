@@ -55,7 +55,7 @@ def scale_to(video_uint8: Tensor, height: int) -> Tensor:
 
 
 def flow_wheel(size: int) -> Tensor:
-    """The legend of `flow_to_rgb`: a disc of all flows up to FLOW_RANGE_PIXELS. (size, size, 3) uint8, white outside."""
+    """The legend of `flow_to_rgb`: a disc of flows up to FLOW_RANGE_PIXELS, (size, size, 3) uint8."""
     axis = torch.linspace(-FLOW_RANGE_PIXELS, FLOW_RANGE_PIXELS, size)
     flow_y, flow_x = torch.meshgrid(axis, axis, indexing="ij")
     inside = rearrange(torch.hypot(flow_x, flow_y) <= FLOW_RANGE_PIXELS, "h w -> h w 1")

@@ -1,6 +1,6 @@
 """One page about a run: python pipelines/report.py [CONFIG.yaml ...] [key=value ...]
 
-Scores, logs, samples and a few held-out clips -> runs/<run>/report/index.html (self-contained), summary.json, and two GIFs.
+Scores, logs, samples, a few clips -> runs/<run>/report/: index.html (self-contained), summary.json and two GIFs.
 Each configuration keeps its own in runs/<run>/report/<scores>/; those beside the folders are of the last call.
 """
 
@@ -145,7 +145,7 @@ def decode_components(config: Experiment, index: ClipIndex) -> list[tuple[str, d
         video = collate([clip])["video"]
         components = vae.decode_components(vae.pad_clip(video).to(device))
         cropped = {name: crop_like(component.cpu(), video)[0] for name, component in components.items()}
-        shown.append((clip["path"], component_videos(cropped, video[0])))
+        shown.append((str(clip["path"]), component_videos(cropped, video[0])))
     return shown
 
 
@@ -256,7 +256,7 @@ def write_gifs(
 
 
 def video_uri(videos: list[Tensor], num_columns: int, fps: float) -> str:
-    """Videos (t, h, w, 3) uint8 side by side as one moving picture, so that they keep the same time; blank where missing."""
+    """Videos (t, h, w, 3) uint8 side by side in one picture, so that they move in step; white where one is missing."""
     cells = [scale_to(video, CELL) for video in videos]
     blank = [torch.full_like(cells[0], 255)] * (num_columns - len(cells))
     return data_uri("image/webp", webp(tile([cells + blank]), fps))

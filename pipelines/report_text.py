@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MEANINGS = {
-    "psnr": "PSNR of the reconstruction in dB: frames 1 to T - 1 of held-out clips, on uint8, from the error of the whole "
-    "clip, then the mean over clips. Higher is better.",
+    "psnr": "PSNR of the reconstruction in dB: frames 1 to T - 1 of held-out clips, on uint8, from the error of the "
+    "whole clip, then the mean over clips. Higher is better.",
     "ssim": "Structural similarity of the same frames, 1 = equal.",
-    "psnr_copy_first_frame": "The same PSNR when every frame is a copy of the true first one: what standing still gives.",
-    "psnr_warp_only": "The same PSNR of W(x₀, m): the true keyframe warped by the uncoded motion, without a residual.",
-    "psnr_warp_decoded": "The same PSNR of W(x̂₀, m̂): the decoded keyframe warped by the decoded motion, without a residual.",
+    "psnr_copy_first_frame": "The same PSNR when every frame is a copy of the true first one.",
+    "psnr_warp_only": "The same PSNR of W(x₀, m): the true keyframe warped by the uncoded motion.",
+    "psnr_warp_decoded": "The same PSNR of W(x̂₀, m̂): the decoded keyframe warped by the decoded motion.",
     "psnr_keyframe": "PSNR of the decoded keyframe against the first frame, in dB.",
     "lpips_alex": "Perceptual distance (LPIPS, AlexNet) of the reconstruction. Lower is better.",
     "lpips_vgg": "Perceptual distance (LPIPS, VGG16) of the reconstruction. Lower is better.",
@@ -17,13 +17,13 @@ MEANINGS = {
     "class_accuracy": "Share of generated videos that a small video classifier assigns to the class asked for. The "
     "classifier was trained on decoded reconstructions of real training clips. Mean over classifier seeds (range).",
     "class_accuracy_real": "The same classifiers on real held-out clips: what a perfect generator would reach.",
-    "class_accuracy_first_frame": "Classifiers trained and tested on first frames alone, on real held-out clips: what can "
-    "be told without motion.",
+    "class_accuracy_first_frame": "Classifiers trained and tested on first frames alone, on real held-out clips: what "
+    "can be told without motion.",
     "diversity": "Mean pairwise distance of generated videos within a class over that of real clips: about 1 when "
     "faithful, 0 when one video repeats.",
     "fvd16": "Fréchet video distance over 16 frames on I3D features. Lower is better.",
-    "proxy_fvd16": "PROXY: the Fréchet video distance over 16 frames on the I3D network with fixed random weights, because "
-    "its weights file is absent. Compares runs of this project only; it is no FVD and no published number is near it.",
+    "proxy_fvd16": "PROXY: the Fréchet video distance over 16 frames on the I3D network with fixed random weights, "
+    "because its weights file is absent. It compares runs of this project only and is no FVD.",
 }
 CURVES = {
     "train_motion": "self-supervised: warp the first frame of a clip onto the others",
@@ -35,7 +35,7 @@ CURVES = {
 def headline(
     scores: Mapping[str, Mapping[str, Any]], stages: Mapping[str, Mapping[str, Any]], num_classes: int
 ) -> list[dict[str, Any]]:
-    """The tiles at the top of the page: {"name", "value", "unit", "bars", "note"}; the first bar is the value itself."""
+    """The tiles at the top of the page: {"name", "value", "unit", "bars", "note"}; the first bar is that value."""
     clips, videos = scores["reconstruction"], scores["generation"]
     tiles = [
         {

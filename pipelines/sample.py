@@ -95,7 +95,7 @@ def plan_samples(config: Experiment, model: Latte) -> list[dict[str, object]]:
         labels = [-1]
     else:
         labels = [class_number(wanted, names) for wanted in config.sample.classes] or list(range(len(names)))
-    plan = []
+    plan: list[dict[str, object]] = []
     for label in labels:
         for _ in range(config.sample.per_class):
             index, name = len(plan), names[label] if label >= 0 else "video"

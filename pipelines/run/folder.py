@@ -128,6 +128,8 @@ class StageFolder:
                     was, is_now = before.get("path", "absent"), now.get("path", "absent")
                     detail = f"its content changed: {is_now}" if was == is_now else f"was {was}, now {is_now}"
                     raise ValueError(f"{self.path} was made from another {name} ({detail}); {remedy}")
+            if self.done and known["settings"] == resolved:
+                return  # nothing new: the record of the call that made it stays
         write_text(self.path / "config.yaml", yaml.safe_dump(resolved, sort_keys=False, width=120))
         provenance = {"settings": resolved, "inputs": inputs, "git_commit": git_commit(), "command": sys.argv}
         write_json(self.path / "provenance.json", provenance)
@@ -156,10 +158,14 @@ class StageFolder:
         return self._read("done.json")
 
     def finish(self, outputs: Mapping[str, Any] | None = None) -> None:
-        """Mark the stage as done: done.json with seconds (over all resumes), peak_rss_gb and `outputs`."""
-        if self.is_main:
+        """Mark the stage as done: done.json with seconds (over all resumes), peak_rss_gb and `outputs`.
+
+        A stage that was done already with the same outputs keeps its record.
+        """
+        outputs = json.loads(json.dumps(dict(outputs or {})))
+        if self.is_main and (self.done is None or self.done["outputs"] != outputs):
             self._note_time()
-            write_json(self.path / "done.json", {**(self._read("time.json") or {}), "outputs": dict(outputs or {})})
+            write_json(self.path / "done.json", {**(self._read("time.json") or {}), "outputs": outputs})
 
     def reopen(self) -> None:
         """Take the mark away again: the stage has more to do (more steps, say)."""

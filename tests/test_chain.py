@@ -1,0 +1,276 @@
+"""The whole chain at nano size: killed and resumed, called again, and what its stages refuse."""
+
+import hashlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from einops import rearrange
+
+from pipelines import (
+    cache_latents,
+    chain,
+    evaluate,
+    prepare_data,
+    report,
+    sample,
+    train_latte,
+    train_motion,
+    train_vae,
+)
+from pipelines.data.latent_cache import LatentCache
+from pipelines.experiment import Experiment
+from pipelines.run.checkpoint import hash_folder
+from pipelines.run.config import load_config
+from pipelines.run.folder import read_jsonl
+from vae.registry import build_autoencoder
+
+ROOT = Path(__file__).resolve().parents[1]
+NANO = Path(__file__).parent / "nano.yaml"
+LONGEST_WAIT_SECONDS = 240
+
+
+def nano(root: Path, *arguments: str) -> Experiment:
+    return load_config(Experiment, [str(NANO), f"run.root={root}", *arguments], NANO)
+
+
+def command(root: Path) -> list[str]:
+    return ["pipelines/chain.py", str(NANO), f"run.root={root}"]
+
+
+def start(root: Path, log: Path) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with log.open("w") as file:
+        return subprocess.Popen([sys.executable, *command(root)], cwd=ROOT, stdout=file, stderr=file, env=environment)
+
+
+def wait_for(path: Path, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + LONGEST_WAIT_SECONDS
+    while not path.exists():
+        assert process.poll() is None, (
+            f"the chain ended with {process.returncode} before there was {path}:\n{log.read_text()}"
+        )
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished nano run, killed once while the autoencoder was trained, then started again by the same command."""
+    root = tmp_path_factory.mktemp("runs")
+    first, second = root / "first.log", root / "second.log"
+    process = start(root, first)
+    wait_for(root / "nano" / "train_vae" / "checkpoints" / "step-00000002", process, first)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, first.read_text()
+    assert not (root / "nano" / "train_vae" / "done.json").exists(), "killed too late to test anything"
+    assert start(root, second).wait() == 0, second.read_text()
+    return root
+
+
+@pytest.fixture
+def run_folder(root: Path) -> Path:
+    return root / "nano"
+
+
+def test_a_killed_chain_goes_on_and_ends_with_the_same_weights(root: Path, run_folder: Path) -> None:
+    assert "train_vae: going on from step" in (root / "second.log").read_text()
+    unbroken = nano(root, "run.name=unbroken")
+    torch.set_num_threads(unbroken.run.threads)
+    for stage in (prepare_data, train_motion, train_vae):
+        stage.run(unbroken)
+    for stage in ("train_motion", "train_vae"):
+        for name in ("last", "best"):
+            assert hash_folder(run_folder / stage / name) == hash_folder(root / "unbroken" / stage / name)
+        ours, theirs = (read_jsonl(root / name / stage / "metrics.jsonl") for name in ("nano", "unbroken"))
+        for line in [*ours, *theirs]:
+            line.pop("steps_per_second", None)
+        assert ours == theirs
+
+
+def test_every_stage_leaves_its_record(run_folder: Path) -> None:
+    stages = ["prepare_data", "train_motion", "train_vae", "cache_latents", "train_latte"]
+    folders = [run_folder / stage for stage in stages]
+    folders += [
+        folder
+        for name in ("sample", "evaluate", "report")
+        for folder in (run_folder / name).iterdir()
+        if folder.is_dir()
+    ]
+    assert len(folders) == 8
+    for folder in folders:
+        done, made = (json.loads((folder / name).read_text()) for name in ("done.json", "provenance.json"))
+        assert done["seconds"] > 0 and 0.1 < done["peak_rss_gb"] < 8, folder
+        assert made["command"] == command(run_folder.parent) and len(made["git_commit"]) >= 7, folder
+    for stage in ("train_motion", "train_vae", "train_latte"):
+        assert list((run_folder / stage / "previews").iterdir()), f"{stage} drew no pictures"
+
+
+def test_the_summary_has_every_number(run_folder: Path) -> None:
+    summary = json.loads((run_folder / "report" / "summary.json").read_text())
+    assert list(summary) == ["reconstruction", "generation", "seconds", "peak_rss_gb"]
+    assert set(summary["reconstruction"]) == {
+        *("psnr", "ssim", "psnr_copy_first_frame", "psnr_warp_only", "psnr_warp_decoded"),
+    }
+    assert set(summary["generation"]) == {
+        *("class_accuracy", "class_accuracy_real", "class_accuracy_first_frame", "diversity", "proxy_fvd16"),
+    }
+    stages = ["prepare_data", "train_motion", "train_vae", "cache_latents", "train_latte", "sample", "evaluate"]
+    assert list(summary["seconds"]) == stages
+    numbers = [value for section in list(summary.values())[:3] for value in section.values()] + [summary["peak_rss_gb"]]
+    assert all(math.isfinite(number) for number in numbers)
+    scores = next((run_folder / "evaluate").glob("*/scores.json"))
+    for section, values in json.loads(scores.read_text()).items():
+        for name, value in summary[section].items():
+            assert value == values[name], f"{name} in the summary is not what evaluate measured"
+    assert (
+        summary["seconds"]["train_vae"] == json.loads((run_folder / "train_vae" / "done.json").read_text())["seconds"]
+    )
+
+
+def test_the_cache_holds_both_splits_with_statistics_of_the_training_split(run_folder: Path) -> None:
+    cache = LatentCache(run_folder / "cache_latents" / "latents")
+    assert (len(cache.split("train")), len(cache.split("validation"))) == (24, 16)
+    whitened = cache.latents(cache.split("train"))
+    for part, latents in whitened.items():
+        flat = rearrange(latents, "b c t h w -> c (b t h w)")
+        torch.testing.assert_close(flat.mean(dim=1), torch.zeros(len(flat)), atol=1e-4, rtol=0)
+        torch.testing.assert_close(flat.std(dim=1), torch.ones(len(flat)), atol=0.02, rtol=0, msg=part)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = (file for file in folder.rglob("*") if file.is_file() and file.name != ".lock")
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_a_finished_chain_changes_nothing(
+    root: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", command(root))
+    before, started = digests(run_folder), time.monotonic()
+    chain.run(nano(root))
+    seconds = time.monotonic() - started
+    assert digests(run_folder) == before
+    assert capfd.readouterr().err.count("nothing to train") == 3
+    made = sum(json.loads((run_folder / "report" / "summary.json").read_text())["seconds"].values())
+    assert seconds < max(made, 15), "a finished chain took as long as making it"
+
+
+def test_more_steps_go_on_and_another_size_is_refused(root: Path) -> None:
+    config = nano(root, "run.name=longer")
+    prepare_data.run(config)
+    train_motion.run(config)
+    train_motion.run(nano(root, "run.name=longer", "motion.loop.steps=6"))
+    steps = [line["step"] for line in read_jsonl(root / "longer" / "train_motion" / "metrics.jsonl") if "lr" in line]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(ValueError, match=r"motion_module.width|module.width.*was 8, now 16.*run.name="):
+        train_motion.run(nano(root, "run.name=longer", "vae.deco_vae.motion_module.width=16"))
+
+
+def test_samples_with_other_options_have_their_own_folder(root: Path, run_folder: Path) -> None:
+    other = nano(root, "sample.seed=100", "sample.per_class=1", "sample.classes=[MoveDown,7]", "sample.save=[mp4]")
+    before = digests(sample.sample_folder(nano(root)))
+    with pytest.raises(ValueError, match="no samples of this configuration"):
+        report.run(other)
+    sample.run(other)
+    folder = sample.sample_folder(other)
+    assert folder != sample.sample_folder(nano(root)) and digests(sample.sample_folder(nano(root))) == before
+    plan = json.loads((folder / "samples.json").read_text())
+    assert [(entry["class"], entry["seed"]) for entry in plan] == [("MoveDown", 100), ("Shrink", 101)]
+    assert sorted(path.name for path in (folder / "mp4").iterdir()) == ["00000-MoveDown.mp4", "00001-Shrink.mp4"]
+    with pytest.raises(ValueError, match="is not finished.*chain.py"):
+        report.run(other)
+    with pytest.raises(ValueError, match="lossless"):
+        evaluate.run(other)
+    with pytest.raises(ValueError, match="'Jump'.*MoveLeft, MoveRight"):
+        sample.run(nano(root, "sample.classes=[Jump]"))
+
+
+def test_a_missing_sample_is_made_again_with_the_same_bytes(root: Path) -> None:
+    folder = sample.sample_folder(nano(root))
+    file = folder / "lossless" / "00003-MoveRight.safetensors"
+    before = file.read_bytes()
+    file.unlink()
+    sample.run(nano(root, "sample.batch_size=1"))
+    assert file.read_bytes() == before
+
+
+def test_a_cache_of_another_autoencoder_is_refused(root: Path, tmp_path: Path) -> None:
+    config = nano(root)
+    torch.manual_seed(5)
+    build_autoencoder(config.vae).save_pretrained(tmp_path / "other")
+    other = nano(root, f"cache.vae={tmp_path / 'other'}")
+    with pytest.raises(ValueError, match=r"made from another vae.*python pipelines/cache_latents.py"):
+        train_latte.run(other)
+    with pytest.raises(ValueError, match=r"made from another vae.*run.name="):
+        cache_latents.run(other)
+
+
+def test_the_page_is_of_one_configuration(root: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"train_vae was made with other settings, vae.loop.log_every \(was 1, now 2\)"
+    ):
+        report.run(nano(root, "vae.loop.log_every=2"))
+
+
+def test_models_from_elsewhere_are_not_trained_again(root: Path, run_folder: Path) -> None:
+    def stages(*arguments: str) -> list[str]:
+        names = [stage.STAGE for stage in chain.needed_stages(nano(root, *arguments))]
+        return [name for name in names if name.startswith("train_")]
+
+    assert stages() == ["train_motion", "train_vae", "train_latte"]
+    assert stages(f"cache.vae={run_folder / 'train_vae' / 'last'}") == stages(), "its own weights, named explicitly"
+    elsewhere = ["run.name=second", f"cache.vae={run_folder}"]
+    assert stages(*elsewhere) == ["train_latte"]
+    assert stages(*elsewhere, f"sample.latte={run_folder}") == []
+    assert stages(f"vae.motion_from={run_folder}") == ["train_vae", "train_latte"]
+    assert stages("vae.name=plain_vae") == ["train_vae", "train_latte"]
+    second = nano(root, *elsewhere, f"sample.latte={run_folder}", "sample.per_class=1", "sample.classes=[Grow]")
+    sample.run(second)
+    assert (sample.sample_folder(second) / "mp4" / "00000-Grow.mp4").exists()
+
+
+def test_a_dry_run_tells_the_sizes_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [*command(tmp_path), "run.dry_run=true"])
+    sections = ("data", "motion", "vae", "cache", "latte", "sample", "evaluate", "run")
+    with pytest.raises(SystemExit) as end:
+        chain.main(chain.STAGE, chain.run, Experiment, sections, chain.describe)
+    assert end.value.code == 0 and list(tmp_path.iterdir()) == []
+    shown = capsys.readouterr().out
+    assert "4 steps of 4 clips" in shown and "tokens per clip" in shown and "'keyframe': (8, 1, 4, 4)" in shown
+
+
+def test_videos_without_classes(tmp_path: Path, make_file) -> None:
+    """A plain folder goes through a plain autoencoder, the cache, an unconditional Latte, the scores and the page."""
+    for number in range(8):
+        make_file(tmp_path / "videos" / f"clip{number}.avi", num_frames=20, height=32, width=40, seed=number)
+    options = [f"data.root={tmp_path / 'videos'}", "data.validation_fraction=0.25", "sample.guidance_scale=1"]
+    channels = "{low_width: 8, high_width: 16, separate_blocks: 1, fusion_blocks: 1}"
+    plain = ["vae.name=plain_vae", f"vae.plain_vae.encoder={channels}", f"vae.plain_vae.decoder={channels}"]
+    config = nano(tmp_path, *options, *plain)
+    for stage in (prepare_data, train_vae, cache_latents, train_latte, sample):
+        stage.run(config)
+    assert LatentCache(tmp_path / "nano" / "cache_latents" / "latents").classes == ()
+    assert [entry["class"] for entry in json.loads((sample.sample_folder(config) / "samples.json").read_text())] == [
+        None
+    ] * 2
+    with pytest.raises(ValueError, match="sample.classes is .*trained without classes"):
+        sample.run(replace(config, sample=replace(config.sample, classes=("MoveLeft",))))
+    with pytest.raises(ValueError, match="guidance_scale is 2.0, but the model has no classes"):
+        sample.run(replace(config, sample=replace(config.sample, guidance_scale=2.0)))
+    evaluate.run(config)
+    report.run(config)
+    summary = json.loads((tmp_path / "nano" / "report" / "summary.json").read_text())
+    assert summary["generation"]["class_accuracy"] is None and summary["reconstruction"]["psnr_warp_only"] is None
+    assert summary["generation"]["diversity"] > 0 and summary["reconstruction"]["psnr"] > 0
+    assert "train_motion" not in summary["seconds"]
