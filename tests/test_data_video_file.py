@@ -107,10 +107,19 @@ def test_readers_agree_on_real_files(real_clips) -> None:
     assert files
     for file in files:
         last = frame_reader.count_frames(file, "av") - 1
-        indices = [last, 0, last // 2, 7, last // 3]
+        indices = [last - 1, 0, last // 2, 7, last // 3]
         ours, theirs = (frame_reader.read_frames(file, indices, reader).astype(int) for reader in ("av", "decord"))
         # The two FFmpeg versions round a few MPEG-4 blocks differently.
         assert np.abs(ours - theirs).max() <= 2 and np.abs(ours - theirs).mean() < 1e-3
+
+
+def test_last_frame_is_right_every_time(real_clips) -> None:
+    """decord itself returns memory that it never wrote for the end of this file, more often than not."""
+    file = real_clips / "ucf101" / "ApplyEyeMakeup" / "v_ApplyEyeMakeup_g01_c01.avi"
+    last = frame_reader.count_frames(file, "av") - 1
+    expected = frame_reader.read_frames(file, [0, last], "av")
+    for _ in range(8):
+        assert np.array_equal(frame_reader.read_frames(file, [0, last], "decord"), expected)
 
 
 @needs_decord
