@@ -26,13 +26,14 @@ def wavelet_l1(
     difference = (decoded.float() - target.float()) / 2
     num_images = int(starts_with_image)
     image, groups = difference.split([num_images, difference.shape[2] - num_images], dim=2)
-    bands = []
-    if image.shape[2]:
-        bands.append(split_bands(haar_spatial(image), image.shape[1]))
-    if groups.shape[2]:
-        bands.append(split_bands(haar_spatiotemporal(groups), groups.shape[1]))
-    low, high = (torch.cat([band.abs().flatten() for band in level]).mean() for level in zip(*bands, strict=True))
-    return low, high
+    sums = [difference.new_zeros(()), difference.new_zeros(())]
+    counts = [0, 0]
+    for part, transform in ((image, haar_spatial), (groups, haar_spatiotemporal)):
+        if part.shape[2]:
+            for level, band in enumerate(split_bands(transform(part), part.shape[1])):
+                sums[level] = sums[level] + band.abs().sum()
+                counts[level] += band.numel()
+    return sums[0] / counts[0], sums[1] / counts[1]
 
 
 def psnr(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
