@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from diffusers.training_utils import EMAModel
 
 from pipelines.run.checkpoint import load_latest, publish, save_checkpoint
 from pipelines.run.ranks import broadcast
@@ -20,6 +19,8 @@ class TrainingState:
     """The players of a task on their device, with an optimiser each and averaged weights of one of them."""
 
     def __init__(self, task: "TrainingTask", config: "LoopConfig", folder: Path, device: torch.device) -> None:
+        from diffusers.training_utils import EMAModel  # imported here: 90 MB that only training needs
+
         self.task, self.config, self.folder = task, config, folder
         for player in task.players.values():
             player.to(device)
