@@ -24,7 +24,7 @@ STYLE = {
     "svg.hashsalt": "report",  # the same numbers give the same bytes
 }
 COLOURS = ("#2563eb", "#d97706", "#059669", "#7c3aed")
-PANEL_INCHES = (4.3, 2.6)
+PANEL_INCHES = (5.4, 2.9)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Pictures of clips and their components: uint8 videos (t, h, w, 3), side by side, labelled, moving."""
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,10 +83,12 @@ def label_columns(video_uint8: Tensor, names: Sequence[str], column_width: int) 
     return torch.cat([_like(strip, video_uint8), video_uint8], dim=1)
 
 
-def label_rows(video_uint8: Tensor, names: Sequence[str], row_height: int, margin: int = 132) -> Tensor:
+def label_rows(video_uint8: Tensor, names: Sequence[str], row_height: int) -> Tensor:
     """Names to the left of a tiled video, one per row of `row_height` pixels."""
+    font = ImageFont.load_default(size=11)
+    margin = 12 + 2 * math.ceil(max(font.getlength(name) for name in names) / 2)  # even, as H.264 likes it
     strip = Image.new("RGB", (margin, video_uint8.shape[1]), "white")
-    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(size=11)
+    draw = ImageDraw.Draw(strip)
     for row, name in enumerate(names):
         draw.text((margin - 6, row * (row_height + GAP) + row_height / 2), name, fill="black", font=font, anchor="rm")
     return torch.cat([_like(strip, video_uint8), video_uint8], dim=2)

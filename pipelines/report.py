@@ -61,8 +61,9 @@ SUMMARY = {
     ),
 }
 NUM_CLIPS, NUM_CLASSES, VIDEOS_PER_CLASS = 6, 16, 4
-CELL = 128  # height of a video on the page, in pixels
-GIF_CLIPS, GIF_CLASSES, GIF_COLUMNS, GIF_BYTES = 4, 8, 6, 1_000_000
+CELL = 128  # height of a video on the page in pixels, at most twice its own
+GIF_CLIPS, GIF_CLASSES, GIF_BYTES = 3, 8, 1_000_000
+GIF_CELLS, GIF_COLUMNS = (96, 72, 48), (4, 3, 2)  # tried in turn until a GIF is small enough
 
 
 def run(config: Experiment) -> None:
@@ -190,7 +191,7 @@ def render(
         title=config.run.name,
         subtitle=f"Decoupled latent video diffusion on {counts[0]} training and {counts[1]} held-out files"
         f"{f' of {len(index.classes)} classes' if index.classes else ''}; clips of {data.num_frames} frames, "
-        f"{data.resolution} × {data.resolution} pixels, made by {config.vae.name} and Latte {config.latte.size}.",
+        f"{data.resolution}\u00a0×\u00a0{data.resolution} pixels, made by {config.vae.name} and Latte {config.latte.size}.",
         tiles=headline(scores, stages, len(index.classes)),
         component_names=list(components[0][1]),
         clips=[
@@ -240,16 +241,17 @@ def write_gifs(
 ) -> None:
     """samples.gif and components.gif, for pages that show no WebP, each below 1 MB. Videos are (t, h, w, 3) uint8."""
     names = list(components[0][1])
-    for size in (112, 96, 80, 64, 48):
+    resolution = rows[0][1][0].shape[1]
+    for size in (min(cell, 2 * resolution) for cell in GIF_CELLS):
         shown = [[scale_to(video, size) for video in videos.values()] for _, videos in components[:GIF_CLIPS]]
         write_gif(folder / "components.gif", label_columns(tile(shown), names, size), fps)
         if (folder / "components.gif").stat().st_size <= GIF_BYTES:
             break
-    for columns in range(GIF_COLUMNS, 1, -1):
-        shown = [[scale_to(video, 64) for video in generated[:columns]] for _, generated, _ in rows[:GIF_CLASSES]]
-        grid = tile(shown)
+    size = min(64, resolution)
+    for columns in GIF_COLUMNS:
+        grid = tile([[scale_to(video, size) for video in videos[:columns]] for _, videos, _ in rows[:GIF_CLASSES]])
         if any(name for name, _, _ in rows):
-            grid = label_rows(grid, [name for name, _, _ in rows[:GIF_CLASSES]], 64)
+            grid = label_rows(grid, [name for name, _, _ in rows[:GIF_CLASSES]], size)
         write_gif(folder / "samples.gif", grid, fps)
         if (folder / "samples.gif").stat().st_size <= GIF_BYTES:
             break
@@ -257,7 +259,7 @@ def write_gifs(
 
 def video_uri(videos: list[Tensor], num_columns: int, fps: float) -> str:
     """Videos (t, h, w, 3) uint8 side by side in one picture, so that they move in step; white where one is missing."""
-    cells = [scale_to(video, CELL) for video in videos]
+    cells = [scale_to(video, min(CELL, 2 * video.shape[1])) for video in videos]
     blank = [torch.full_like(cells[0], 255)] * (num_columns - len(cells))
     return data_uri("image/webp", webp(tile([cells + blank]), fps))
 
