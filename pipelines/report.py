@@ -191,7 +191,7 @@ def render(
         title=config.run.name,
         subtitle=f"Decoupled latent video diffusion on {counts[0]} training and {counts[1]} held-out files"
         f"{f' of {len(index.classes)} classes' if index.classes else ''}; clips of {data.num_frames} frames, "
-        f"{data.resolution}\u00a0×\u00a0{data.resolution} pixels, made by {config.vae.name} and Latte {config.latte.size}.",
+        f"{data.resolution}\u00a0×\u00a0{data.resolution} pixels; {config.vae.name} and Latte {config.latte.size}.",
         tiles=headline(scores, stages, len(index.classes)),
         component_names=list(components[0][1]),
         clips=[

@@ -1,19 +1,24 @@
 """The whole chain at nano size: killed and resumed, called again, and what its stages refuse."""
 
 import hashlib
+import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from base64 import b64decode
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from einops import rearrange
+from PIL import Image
 
 from pipelines import (
     cache_latents,
@@ -62,6 +67,15 @@ def wait_for(path: Path, process: subprocess.Popen, log: Path) -> None:
         time.sleep(0.005)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As nano.yaml says: two threads wait for each other where tests share the machine, and round differently."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished nano run, killed once while the autoencoder was trained, then started again by the same command."""
@@ -84,7 +98,6 @@ def run_folder(root: Path) -> Path:
 def test_a_killed_chain_goes_on_and_ends_with_the_same_weights(root: Path, run_folder: Path) -> None:
     assert "train_vae: going on from step" in (root / "second.log").read_text()
     unbroken = nano(root, "run.name=unbroken")
-    torch.set_num_threads(unbroken.run.threads)
     for stage in (prepare_data, train_motion, train_vae):
         stage.run(unbroken)
     for stage in ("train_motion", "train_vae"):
@@ -144,6 +157,29 @@ def test_the_cache_holds_both_splits_with_statistics_of_the_training_split(run_f
         flat = rearrange(latents, "b c t h w -> c (b t h w)")
         torch.testing.assert_close(flat.mean(dim=1), torch.zeros(len(flat)), atol=1e-4, rtol=0)
         torch.testing.assert_close(flat.std(dim=1), torch.ones(len(flat)), atol=0.02, rtol=0, msg=part)
+
+
+def test_the_page_needs_nothing_beside_itself(run_folder: Path) -> None:
+    page = (run_folder / "report" / "index.html").read_text()
+    assert len(page) < 15_000_000
+    sources = re.findall(r'(?:src|href|data|srcset)="([^"]*)"', page)
+    assert len(sources) == 6 + 1 + 2 * 8 + 3  # clips, colour wheel, classes generated and real, training stages
+    assert not re.search(r"<(link|script|iframe|object)|url\(|@import", page)
+    frames = []
+    for source in sources:
+        kind, content = re.fullmatch(r"data:image/([a-z+]+);base64,(.*)", source).groups()
+        if kind == "svg+xml":
+            assert b"http:" not in re.sub(
+                rb'(xmlns[:a-z]*|rdf:\w+)="[^"]*"|"http://www.w3.org[^"]*"', b"", b64decode(content)
+            )
+        else:
+            frames.append(getattr(Image.open(io.BytesIO(b64decode(content))), "n_frames", 1))
+    assert sorted(frames) == [1] + [17] * 22
+    for name in ("samples.gif", "components.gif"):
+        with Image.open(run_folder / "report" / name) as image:
+            assert image.n_frames == 17
+    config = page[page.index("<details>") :]
+    assert "micro_batch_size: 2" in config and "fusion_blocks: 1" in config
 
 
 def digests(folder: Path) -> dict[str, str]:
