@@ -1,7 +1,7 @@
 """Generate videos: python pipelines/sample.py [CONFIG.yaml ...] [key=value ...]
 
-Latte + autoencoder -> one mp4 per video, a labelled grid (mp4 and GIF), samples.json. Each set of options has a folder of
-its own below runs/<run>/sample/, so that no set of videos overwrites another; the same command completes a set.
+Latte + autoencoder -> one mp4 per video, a labelled grid (mp4 and GIF), samples.json. Each set of options has its own
+folder below runs/<run>/sample/, so that no set of videos overwrites another; the same command completes a set.
 """
 
 import hashlib
@@ -44,7 +44,8 @@ def run(config: Experiment) -> None:
     if unknown or not config.sample.save:
         raise ValueError(f"sample.save is {list(config.sample.save)}, expected one or both of {', '.join(FORMATS)}")
     latte_path, vae_path = model_paths(config)
-    inputs = {name: {"path": str(path), "hash": hash_folder(path)} for name, path in (("latte", latte_path), ("vae", vae_path))}
+    models = {"latte": latte_path, "vae": vae_path}
+    inputs = {name: {"path": str(path), "hash": hash_folder(path)} for name, path in models.items()}
     folder = StageFolder(config.run.root, config.run.name, f"{STAGE}/{set_name(config)}")
     changeable = [f"sample.{name}" for name in NOT_IN_NAME]
     with folder.open(select(config, ("sample", "run")), inputs, changeable):
@@ -91,7 +92,10 @@ def plan_samples(config: Experiment, model: Latte) -> list[dict[str, object]]:
     names = model.architecture.classes
     if not names:
         if config.sample.classes:
-            raise ValueError(f"sample.classes is {list(config.sample.classes)}, but this Latte was trained without classes")
+            raise ValueError(
+                f"sample.classes is {list(config.sample.classes)}, but this Latte was trained without classes: leave it "
+                "empty"
+            )
         labels = [-1]
     else:
         labels = [class_number(wanted, names) for wanted in config.sample.classes] or list(range(len(names)))
@@ -164,7 +168,9 @@ def read_samples(folder: Path) -> tuple[list[dict], Tensor]:
     files = [sample_file(folder, entry, "lossless") for entry in plan]
     for file in files:
         if not file.exists():
-            raise ValueError(f"{file} is missing: scores need lossless samples, run sample.py with sample.save=[mp4,lossless]")
+            raise ValueError(
+                f"{file} is missing: scores need lossless samples, run sample.py with sample.save=[mp4,lossless]"
+            )
     return plan, torch.stack([load_file(file)["video"] for file in files])
 
 

@@ -103,7 +103,8 @@ def describe(config: Experiment) -> str:
     with torch.device("meta"):
         module = MotionModule(asdict(config.vae.deco_vae.motion_module))
     loop = config.motion.loop
-    return f"motion module: {module.num_parameters():,} parameters, {loop.steps} steps of {loop.global_batch_size} clips"
+    size = f"motion module: {module.num_parameters():,} parameters"
+    return f"{size}, {loop.steps} steps of {loop.global_batch_size} clips"
 
 
 if __name__ == "__main__":
