@@ -93,8 +93,8 @@ def plan_samples(config: Experiment, model: Latte) -> list[dict[str, object]]:
     if not names:
         if config.sample.classes:
             raise ValueError(
-                f"sample.classes is {list(config.sample.classes)}, but this Latte was trained without classes: leave it "
-                "empty"
+                f"sample.classes is {list(config.sample.classes)}, but this Latte was trained without classes: "
+                "leave it empty"
             )
         labels = [-1]
     else:
