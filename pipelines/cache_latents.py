@@ -72,9 +72,7 @@ def encode(
             posterior = vae.encode(vae.pad_clip(video)).posterior
         for part, gaussian in posterior.items():
             parts.setdefault(part, []).append((gaussian.mean.cpu(), gaussian.log_variance.cpu()))
-    return {
-        part: tuple(torch.cat(values) for values in zip(*moments, strict=True)) for part, moments in parts.items()
-    }
+    return {part: tuple(torch.cat(values) for values in zip(*moments, strict=True)) for part, moments in parts.items()}
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
