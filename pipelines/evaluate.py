@@ -16,7 +16,7 @@ from torch import Tensor
 from pipelines.cache_latents import open_cache
 from pipelines.data.clip_dataset import FixedClips, collate
 from pipelines.data.clip_index import ClipIndex
-from pipelines.data.video_file import read_video, to_uint8
+from pipelines.data.video_file import read_video, to_float, to_uint8
 from pipelines.experiment import Experiment
 from pipelines.metrics import class_accuracy
 from pipelines.metrics.codec_round_trip import resize_and_crop
@@ -123,22 +123,25 @@ def score_classes(
 ) -> dict[str, float | list[float] | None]:
     """Class accuracy of the samples, of real held-out clips, of first frames alone; diversity.
 
-    The classifiers learn from decoded reconstructions of real training clips, so that they judge what the samples went
-    through as well. videos: (n, t, h, w, 3) uint8; labels: (n,), -1 = no class.
+    The classifiers learn from real training clips, each decoded from the latent cache (what samples went through too)
+    and as it is (without these they lean on traces of coding, and fail on clips that have none). The same on held-out
+    clips is what a perfect generator would reach. videos: (n, t, h, w, 3) uint8; labels: (n,), -1 = no class.
     """
     real, real_labels = held_out_clips(config, index)
     scores: dict[str, float | list[float] | None] = {"diversity": diversity(videos, labels, real, real_labels)[0]}
     if not index.classes or not config.evaluate.classifier_seeds:
         return scores
-    training, training_labels = decoded_training_clips(config, index, device)
+    training, training_labels = classifier_clips(config, index, device)
+    decoded = decode_clips(real, config, device)
     classes, steps = len(index.classes), config.evaluate.classifier_steps
-    names = ("class_accuracy", "class_accuracy_real", "class_accuracy_first_frame")
+    names = ("class_accuracy", "class_accuracy_real", "class_accuracy_real_decoded", "class_accuracy_first_frame")
     accuracies: dict[str, list[float]] = {name: [] for name in names}
     still = class_accuracy.repeat_first_frame
     for seed in range(config.evaluate.classifier_seeds):
         judge = class_accuracy.fit(training, training_labels, classes, seed, steps, device)
         accuracies["class_accuracy"].append(class_accuracy.accuracy(judge, videos, labels))
         accuracies["class_accuracy_real"].append(class_accuracy.accuracy(judge, real, real_labels))
+        accuracies["class_accuracy_real_decoded"].append(class_accuracy.accuracy(judge, decoded, real_labels))
         still_judge = class_accuracy.fit(still(training), training_labels, classes, seed, steps, device)
         accuracies["class_accuracy_first_frame"].append(class_accuracy.accuracy(still_judge, still(real), real_labels))
     means = {name: fmean(values) for name, values in accuracies.items()}
@@ -153,17 +156,25 @@ def held_out_clips(config: Experiment, index: ClipIndex) -> tuple[Tensor, Tensor
 
 
 @torch.no_grad()
-def decoded_training_clips(config: Experiment, index: ClipIndex, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Decoded cached latents of the training split, (n, t, h, w, 3) uint8, and their labels (n,)."""
+def classifier_clips(config: Experiment, index: ClipIndex, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Clips of the training split, decoded from the cache and as they are: (2 n, t, h, w, 3) uint8, labels (2 n,)."""
     cache = open_cache(config, index)
     vae = load_autoencoder(resolve_model(config.cache.vae, run_path(config), "train_vae")).to(device)
+    clips = FixedClips(index, config.data, "train", config.cache.clips_per_video)  # in the order of the cache
     positions = cache.split("train")
-    positions = [positions[i] for i in spread(len(positions), config.evaluate.classifier_clips)]
-    videos = []
-    for start in range(0, len(positions), BATCH):
-        latents = cache.latents(positions[start : start + BATCH], whiten=False)
+    chosen = spread(len(positions), config.evaluate.classifier_clips)
+    videos = [to_uint8(clips[i]["video"]).unsqueeze(0) for i in chosen]
+    for start in range(0, len(chosen), BATCH):
+        latents = cache.latents([positions[i] for i in chosen[start : start + BATCH]], whiten=False)
         videos.append(to_uint8(vae.decode({part: z.to(device) for part, z in latents.items()}).cpu()))
-    return torch.cat(videos), cache.labels[positions]
+    return torch.cat(videos), cache.labels[[positions[i] for i in chosen]].repeat(2)
+
+
+@torch.no_grad()
+def decode_clips(video_uint8: Tensor, config: Experiment, device: torch.device) -> Tensor:
+    """Encode and decode clips (n, t, h, w, 3) uint8."""
+    vae = load_autoencoder(resolve_model(config.cache.vae, run_path(config), "train_vae")).to(device)
+    return torch.cat([to_uint8(vae.reconstruct(to_float(part).to(device)).cpu()) for part in video_uint8.split(BATCH)])
 
 
 def score_frechet(

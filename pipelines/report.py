@@ -54,6 +54,7 @@ SUMMARY = {
     "generation": (
         "class_accuracy",
         "class_accuracy_real",
+        "class_accuracy_real_decoded",
         "class_accuracy_first_frame",
         "diversity",
         "proxy_fvd16",

@@ -15,8 +15,10 @@ MEANINGS = {
     "lpips_vgg": "Perceptual distance (LPIPS, VGG16) of the reconstruction. Lower is better.",
     "clips": "Held-out clips behind the scores above.",
     "class_accuracy": "Share of generated videos that a small video classifier assigns to the class asked for. The "
-    "classifier was trained on decoded reconstructions of real training clips. Mean over classifier seeds (range).",
-    "class_accuracy_real": "The same classifiers on real held-out clips: what a perfect generator would reach.",
+    "classifier was trained on real training clips, decoded from their latents and as they are. Mean over its seeds.",
+    "class_accuracy_real": "The same classifiers on real held-out clips.",
+    "class_accuracy_real_decoded": "The same on real held-out clips after encoding and decoding: what a perfect "
+    "generator would reach.",
     "class_accuracy_first_frame": "Classifiers trained and tested on first frames alone, on real held-out clips: what "
     "can be told without motion.",
     "diversity": "Mean pairwise distance of generated videos within a class over that of real clips: about 1 when "
@@ -69,7 +71,7 @@ def headline(
                     ],
                     ".3f",
                 ),
-                "note": "Judged by a small classifier trained on reconstructions of real clips.",
+                "note": "Judged by a small classifier trained on real clips and their reconstructions.",
             }
         )
     tiles.append(

@@ -15,7 +15,7 @@ from vae.decoupling import split_keyframe
 from vae.losses import psnr, total_variation
 from vae.motion_module import MotionModule
 from vae.objective import Draws
-from vae.scale_space_flow import warp
+from vae.scale_space_flow import gaussian_volume, pad_to_multiple, warp
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class MotionLossConfig:
 
     frames_per_clip: int = 4  # frames per clip onto which the first one is warped, at random gaps
     smoothness: float = 0.003  # weight of the total variation of the flow
+    coarse: float = 1.0  # weight of the same loss on blurred frames, which shows the way to far displacements
+    coarse_level: int = 3  # how much those are blurred, a level of the Gaussian volume (3 = 7.2 pixels)
 
 
 class MotionTask:
@@ -66,14 +68,19 @@ class MotionTask:
         target = rearrange(rearrange(frames, "b c t h w -> b t c h w")[clips, chosen], "b n c h w -> b c n h w")
         motion = model(target, keyframe)
         flow, level = motion.split([2, 1], dim=1)
+        images = rearrange(target, "b c n h w -> (b n) c h w")
+        blurred = rearrange(blur_to_level(images, self.losses.coarse_level), "(b n) c h w -> b c n h w", b=len(target))
+        coarse = torch.cat([flow, torch.full_like(level, self.losses.coarse_level)], dim=1)
         terms = {
+            "coarse_l1": (warp(keyframe, coarse) - blurred).abs().mean(),
             "warp_l1": (warp(keyframe, motion) - target).abs().mean(),
             "copy_l1": (rearrange(keyframe, "b c h w -> b c 1 h w") - target).abs().mean(),
             "total_variation": total_variation(flow),
             "mean_abs_flow_pixels": flow.detach().abs().mean(),
             "mean_level": level.detach().mean(),
         }
-        return terms["warp_l1"] + self.losses.smoothness * terms["total_variation"], terms
+        loss = terms["warp_l1"] + self.losses.smoothness * terms["total_variation"]
+        return loss + self.losses.coarse * terms["coarse_l1"], terms
 
     @torch.no_grad()
     def validate(self, model: MotionModule, step: int) -> dict[str, float]:
@@ -91,3 +98,9 @@ class MotionTask:
 
     def load_extra_state(self, state: dict[str, torch.Tensor]) -> None:
         """Nothing to restore."""
+
+
+def blur_to_level(image: torch.Tensor, level: int) -> torch.Tensor:
+    """One slice of the Gaussian volume of (b, c, h, w): what `warp` reads at that level."""
+    height, width = image.shape[-2:]
+    return gaussian_volume(pad_to_multiple(image))[:, :, level, :height, :width]

@@ -59,7 +59,7 @@ class Scene:
 
 
 # Radius of the smallest and the largest opaque shape, in widths of the picture.
-MIN_RADIUS, MAX_RADIUS = 0.12, 0.32
+MIN_RADIUS, MAX_RADIUS = 0.16, 0.36
 # Part of the size circle on which the shape that leaves (largest) and the one that enters (smallest) cross-fade.
 FADE = 0.09
 TABLE_SIZE, TABLE_EXTENT = 257, 1.6  # signed distances are looked up in a table over [-extent, extent]^2
@@ -143,7 +143,7 @@ def draw_background(random: np.random.Generator, resolution: int) -> np.ndarray:
     """A static, smooth cloud texture (resolution, resolution, 3) in [0, 1] that wraps around, in muted colours."""
     frequency = np.fft.fftfreq(resolution, 1 / resolution)
     radius = np.hypot(*np.meshgrid(frequency, frequency))
-    spectrum = np.where(radius == 0, 0, 1 / np.maximum(radius, 1) ** 1.7) * np.exp(-((radius / 14) ** 2))
+    spectrum = np.where(radius == 0, 0, 1 / np.maximum(radius, 1) ** 1.7) * np.exp(-((radius / 4) ** 2))
     fields = np.fft.ifft2(np.fft.fft2(random.standard_normal((2, resolution, resolution))) * spectrum).real
     fields /= fields.std(axis=(1, 2), keepdims=True)
     hue = random.random()
@@ -179,7 +179,7 @@ def _paint(
     place: np.ndarray,
     opacity: np.ndarray,
     body: np.ndarray,
-    stripe: np.ndarray,
+    second: np.ndarray,
 ) -> None:
     """Blends one shape into video[frames]; place: (4, n) = x, y, angle, radius; touches only a window around it."""
     resolution = video.shape[1]
@@ -194,9 +194,8 @@ def _paint(
 
     to_pixels = radius * resolution
     cover = opacity[:, None, None] * np.clip(0.5 - _look_up(table, u, v) * to_pixels, 0, 1)
-    # An off-centre stripe and a light side make every angle look different, on the square and the ellipse too.
-    band = np.clip(0.5 - (np.abs(v - 0.25) - 0.17) * to_pixels, 0, 1)[..., None]
-    paint = (body + (stripe - body) * band) * (1 - 0.28 * np.clip(u, -1, 1))[..., None]
+    # Two colours that run into each other make every angle look different, on the square and the ellipse too.
+    paint = body + (second - body) * _smoothstep(v + 0.5)[..., None]
     where = (frames[:, None, None], rows % resolution, columns % resolution)  # wraps around
     below = video[where]
     video[where] = below + (paint - below) * cover[..., None].astype(np.float32)
@@ -218,7 +217,7 @@ def render(scene: Scene, motion: str, num_frames: int, resolution: int, random: 
     background = draw_background(random, resolution)
     hue = random.random()
     body = _colour(hue, random.uniform(0.65, 0.9), random.uniform(0.85, 1.0)).astype(np.float32)
-    stripe = _colour(hue + random.uniform(0.3, 0.7), random.uniform(0.2, 0.7), 0.98).astype(np.float32)
+    second = _colour(hue + random.uniform(0.3, 0.7), random.uniform(0.2, 0.7), 0.98).astype(np.float32)
 
     state = scene_states(scene, motion, num_frames)
     video = np.broadcast_to(background, (num_frames, resolution, resolution, 3)).copy()
@@ -229,7 +228,7 @@ def render(scene: Scene, motion: str, num_frames: int, resolution: int, random: 
             if opacity[frames[0]] > 0:
                 radius = MIN_RADIUS * (MAX_RADIUS / MIN_RADIUS) ** phase[frames]
                 place = np.stack([state["x"][frames], state["y"][frames], state["angle"][frames], radius])
-                _paint(video, frames, _TABLES[scene.shape], place, opacity[frames], body, stripe)
+                _paint(video, frames, _TABLES[scene.shape], place, opacity[frames], body, second)
     return (np.clip(video, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 

@@ -71,7 +71,7 @@ class EvaluateConfig:
     lpips_network: str = "alex"  # alex (video VAE papers) | vgg (VidTok); used when its file is in weights_dir
     classifier_seeds: int = 3  # classifiers trained for class accuracy, seeds 0, 1, ...; 0 = no class accuracy
     classifier_steps: int = 250  # training steps of each classifier
-    classifier_clips: int = 1024  # clips of either split that the classifiers see at most, spread over the files
+    classifier_clips: int = 512  # clips of either split that the classifiers see at most, spread over the files
     reconstruction_clips: int = 256  # held-out clips whose reconstruction is scored at most
 
 
