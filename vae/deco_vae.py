@@ -210,6 +210,7 @@ class DeCoVAE(VideoAutoencoder):
         is_first_chunk = state.decoded_keyframe is None
         if is_first_chunk:
             state.decoded_keyframe = self._decode_part("keyframe", latents, state).mean(dim=2)
+        assert state.decoded_keyframe is not None
         num_groups = latents["residual"].shape[2]
         if num_groups == 0:
             return rearrange(state.decoded_keyframe, "b c h w -> b c 1 h w")
@@ -231,7 +232,8 @@ class DeCoVAE(VideoAutoencoder):
         config, name = self.architecture, f"{part}_decoder"
         past = state.past.get(name)
         if latents[part].shape[2] == 0:  # a single image
-            return prediction
+            size = (self.size_multiple * cells for cells in latents[part].shape[-2:])
+            return latents[part].new_zeros(latents[part].shape[0], PIXEL_CHANNELS, 0, *size)
         latent = torch.einsum("bcthw->bthwc", latents[part])
         features = self.projections[config.projection_name(part)](latent)
         recovery_past = None

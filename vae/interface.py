@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,8 @@ Config = TypeVar("Config")
 
 def typed_config(config_class: type[Config], values: dict) -> Config:
     """The dict of a saved model's config -> its dataclass; unknown keys and wrong types are refused."""
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config_class), dict(values)))
+    merged = OmegaConf.merge(OmegaConf.structured(config_class), dict(values))
+    return cast(Config, OmegaConf.to_object(merged))
 
 
 @dataclass(frozen=True)

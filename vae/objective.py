@@ -57,7 +57,7 @@ def reconstruction_objective(
         terms["perceptual"] = perceptual(take_frames(coded.reconstruction, frames), take_frames(video, frames))
         loss = loss + config.perceptual * terms["perceptual"]
     if config.kl:
-        terms["kl"] = sum(posterior.kl().mean() for posterior in coded.posterior.values())
+        terms["kl"] = torch.stack([posterior.kl().mean() for posterior in coded.posterior.values()]).sum()
         loss = loss + config.kl * terms["kl"]
     terms["psnr"] = psnr(coded.reconstruction.detach(), video).mean()
     return loss, terms | coded.statistics
