@@ -134,7 +134,8 @@ def test_the_summary_has_every_number(run_folder: Path) -> None:
         *("psnr", "ssim", "psnr_copy_first_frame", "psnr_warp_only", "psnr_warp_decoded"),
     }
     assert set(summary["generation"]) == {
-        *("class_accuracy", "class_accuracy_real", "class_accuracy_first_frame", "diversity", "proxy_fvd16"),
+        *("class_accuracy", "class_accuracy_real", "class_accuracy_real_decoded", "class_accuracy_first_frame"),
+        *("diversity", "proxy_fvd16"),
     }
     stages = ["prepare_data", "train_motion", "train_vae", "cache_latents", "train_latte", "sample", "evaluate"]
     assert list(summary["seconds"]) == stages
