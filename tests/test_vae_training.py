@@ -122,9 +122,8 @@ def test_the_adversary_enters_at_its_step():
     assert task.fakes == {}
 
 
-def train_plainly(task, player, item, steps, lr):
-    """Losses of a few Adam steps, always on the same batch."""
-    optimizer = torch.optim.Adam(task.players[player].parameters(), lr=lr)
+def train_plainly(task, player, item, steps, optimizer):
+    """Losses of a few steps, always on the same batch."""
     losses = []
     for _ in range(steps):
         task.prepare_step(0)
@@ -138,13 +137,17 @@ def train_plainly(task, player, item, steps, lr):
 
 @pytest.mark.parametrize("variant", ["plain", "default", "paper"])
 def test_golden_loss_curve(variant):
-    check_golden("vae_training", variant, torch.tensor(train_plainly(vae_task(variant), "vae", batch(), 10, lr=1e-3)))
+    """With short steps of plain gradient descent: longer ones, and Adam's, let differences in rounding grow."""
+    task = vae_task(variant)
+    optimizer = torch.optim.SGD(task.players["vae"].parameters(), lr=1e-4)
+    check_golden("vae_training", variant, torch.tensor(train_plainly(task, "vae", batch(), 10, optimizer)))
 
 
 @pytest.mark.parametrize("variant", ["plain", "default", "paper"])
 def test_a_few_steps_reduce_the_loss(variant):
     task = vae_task(variant)
-    losses = train_plainly(task, "vae", batch(), 15, lr=3e-3)
+    optimizer = torch.optim.Adam(task.players["vae"].parameters(), lr=3e-3)
+    losses = train_plainly(task, "vae", batch(), 15, optimizer)
     assert losses[-1] < 0.7 * losses[0]
     scores = task.validate(task.players["vae"], 15)
     assert scores["psnr"] > 0
@@ -159,8 +162,10 @@ def test_motion_learns_a_shift():
     video = torch.stack(frames, dim=2).expand(2, -1, -1, -1, -1)
     item = {"video": video, "index": [0, 1], "path": ["a", "b"]}
     task = MotionTask(MotionModule({"width": 16}), MotionLossConfig(frames_per_clip=2), iter, lambda: [item], print)
-    losses = train_plainly(task, "motion_module", item, 60, lr=2e-3)
-    check_golden("vae_training", "motion module", torch.tensor(losses[:10]))
+    optimizer = torch.optim.Adam(task.players["motion_module"].parameters(), lr=2e-3)
+    check_golden(
+        "vae_training", "motion module", torch.tensor(train_plainly(task, "motion_module", item, 60, optimizer)[:10])
+    )
     scores = task.validate(task.players["motion_module"], 60)
     assert scores["psnr_warp"] > scores["psnr_copy"] + 2
 
