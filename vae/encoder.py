@@ -1,4 +1,4 @@
-"""Encoder: pixels of one component -> features at 1/8 of the size and 1/4 of the frames (evidence: Haar + patches)."""
+"""Encoder: pixels of one component -> features at 1/8 of the size and 1/4 of the frames, from patches of Haar bands."""
 
 from __future__ import annotations
 
