@@ -135,7 +135,7 @@ class LatentCache:
 
         Args:
             folder: what LatentCacheWriter wrote.
-            verify: compare the checksum of every shard (about 1 GB per second), not only its size.
+            verify: compare the checksum of every shard, not only its size; reads the whole cache.
 
         Raises:
             ValueError: there is no finished cache, or a shard is missing or damaged; names it and the remedy.
