@@ -22,7 +22,7 @@ class Tiling:
     def __post_init__(self) -> None:
         if not 0 < self.overlap < self.tile_size:
             raise ValueError(
-                f"tiles of {self.tile_size} pixels overlap by {self.overlap}: overlap must be above 0 and below tile_size"
+                f"overlap must be above 0 and below tile_size, got {self.overlap} of {self.tile_size} pixels"
             )
 
 
