@@ -91,11 +91,16 @@ class BlockStack(nn.ModuleList):
 
     def __init__(self, channels: int, depth: int, temporal: bool = True) -> None:
         super().__init__(ResidualBlock(channels, temporal) for _ in range(depth))
+        self.gradient_checkpointing = False  # set by the model's enable_gradient_checkpointing()
 
     def forward(self, x: torch.Tensor, past: Past | None = None) -> tuple[torch.Tensor, Past]:
         """x: (b, t, h, w, c); returns (y of the same shape, the pasts of all blocks)."""
         new_past = []
         for index, block in enumerate(self):
-            x, frames = block(x, None if past is None else past[index])
+            frames = None if past is None else past[index]
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x, frames = self._gradient_checkpointing_func(block, x, frames)
+            else:
+                x, frames = block(x, frames)
             new_past.append(frames)
         return x, new_past
