@@ -19,7 +19,7 @@ OURS = ("vae", "latte", "pipelines", "tests")
 # The order of the chain: a stage may import stages before it.
 STAGES = [
     *("prepare_data", "train_motion", "train_vae", "reconstruct", "cache_latents", "train_latte", "sample", "evaluate"),
-    *("report", "export", "benchmark", "doctor", "chain"),
+    *("report", "export", "ablate", "benchmark", "doctor", "chain"),
 ]
 FORBIDDEN_NAMES = {"utils", "util", "common", "misc", "helpers", "helper"}
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_LOOP = 300, 60, 100

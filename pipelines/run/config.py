@@ -23,9 +23,10 @@ T = TypeVar("T")
 GRAMMAR = "arguments are CONFIG.yaml [overlay.yaml ...] [key=value ...]"
 
 
-def load_config(schema: type[T], arguments: Sequence[str], default: Path) -> T:
+def load_config(schema: type[T], arguments: Sequence[str], default: Path, base: T | None = None) -> T:
     """Merge the YAML files, then the key=value arguments, strictly onto `schema`; without a YAML file use `default`.
 
+    base: a configuration to merge onto instead of the schema's own defaults; then no `default` is read.
     Raises ValueError, in one sentence that names the file or argument and the full key, for anything that does not fit.
     """
     is_file = [is_yaml(argument) for argument in arguments]
@@ -33,9 +34,9 @@ def load_config(schema: type[T], arguments: Sequence[str], default: Path) -> T:
         name = argument.partition("=")[0]
         if not file and ("=" not in argument or not name or name.startswith("-") or not all(name.split("."))):
             raise ValueError(f"argument {argument!r} is not understood: {GRAMMAR}, for example run.name=mine")
-    files = [Path(argument) for argument, file in zip(arguments, is_file, strict=True) if file] or [default]
-    config = OmegaConf.structured(schema)
-    for path in files:
+    files = [Path(argument) for argument, file in zip(arguments, is_file, strict=True) if file]
+    config = OmegaConf.structured(schema if base is None else base)
+    for path in files or ([default] if base is None else []):
         config = _merge(config, _read_yaml(path, default), f"{path}")
     for argument in (argument for argument, file in zip(arguments, is_file, strict=True) if not file):
         config = _merge(config, _read_argument(schema, argument), f"argument {argument!r}")
