@@ -37,16 +37,20 @@ def run(config: Experiment) -> None:
     folder = StageFolder(config.run.root, config.run.name, STAGE)
     with folder.open(settings, index_input(index), (*may_change("motion.loop"), *DATA_MAY_CHANGE)):
         torch.manual_seed(key(config.run.seed, STAGE, "weights"))
-        validation = fixed_batches(config, index, config.motion.validation_clips)
-        task = MotionTask(
-            MotionModule(asdict(config.vae.deco_vae.motion_module)),
-            config.motion.losses,
-            training_batches(config, index, config.motion.loop, STAGE),
-            validation,
-            lambda model, path, step: write_preview(model, next(iter(validation()))["video"], path, step),
-        )
-        train(task, config.motion.loop, folder, config.run.seed, config.run.device)
+        train(build_task(config, index), config.motion.loop, folder, config.run.seed, config.run.device)
         folder.finish()
+
+
+def build_task(config: Experiment, index: ClipIndex) -> MotionTask:
+    """What the training loop drives: a new motion module with the losses and clips of `config`."""
+    validation = fixed_batches(config, index, config.motion.validation_clips)
+    return MotionTask(
+        MotionModule(asdict(config.vae.deco_vae.motion_module)),
+        config.motion.losses,
+        training_batches(config, index, config.motion.loop, STAGE),
+        validation,
+        lambda model, path, step: write_preview(model, next(iter(validation()))["video"], path, step),
+    )
 
 
 # What may differ when a training run goes on: where and how fast the clips are read, not which.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from pipelines.data.clip_index import ClipIndex
 from pipelines.experiment import Experiment
 from pipelines.pictures import component_videos, film_strip, write_png
 from pipelines.prepare_data import open_index
@@ -42,18 +43,23 @@ def run(config: Experiment) -> None:
     settings = select(config, ("data", "vae", "run"))
     folder = StageFolder(config.run.root, config.run.name, STAGE)
     with folder.open(settings, inputs, (*may_change("vae.loop"), *DATA_MAY_CHANGE, "vae.losses.weights_dir")):
-        validation = fixed_batches(config, index, section.validation_clips)
-        task = VaeTask(
-            model,
-            section.losses,
-            section.gan,
-            section.adaptation,
-            training_batches(config, index, section.loop, STAGE),
-            validation,
-            lambda ema, path, step: write_preview(ema, next(iter(validation()))["video"], path, step),
-        )
-        train(task, section.loop, folder, config.run.seed, config.run.device)
+        train(build_task(config, index, model), section.loop, folder, config.run.seed, config.run.device)
         folder.finish()
+
+
+def build_task(config: Experiment, index: ClipIndex, model: VideoAutoencoder) -> VaeTask:
+    """What the training loop drives: `model` with the losses and clips of `config`."""
+    section = config.vae
+    validation = fixed_batches(config, index, section.validation_clips)
+    return VaeTask(
+        model,
+        section.losses,
+        section.gan,
+        section.adaptation,
+        training_batches(config, index, section.loop, STAGE),
+        validation,
+        lambda ema, path, step: write_preview(ema, next(iter(validation()))["video"], path, step),
+    )
 
 
 def run_path(config: Experiment) -> Path:
