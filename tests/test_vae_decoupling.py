@@ -55,12 +55,13 @@ def test_motion_module_is_that_of_ssf2020():
     assert shapes["motion_decoder.6.weight"] == (128, 3, 5, 5)
 
 
+@pytest.mark.parametrize("downscale", [1, 2])
 @torch.no_grad()
-def test_a_new_motion_module_is_near_identity_and_takes_any_size():
+def test_a_new_motion_module_is_near_identity_and_takes_any_size(downscale):
     torch.manual_seed(0)
     video = clip(num_frames=5, height=24, width=40)
-    motion = MotionModule({"width": 8})(video, video[:, :, 0])
-    assert motion.shape == (2, 3, 5, 24, 40)
+    motion = MotionModule({"width": 8, "downscale": downscale})(video, video[:, :, 0])
+    assert motion.shape == (2, 3, 5, 24 // downscale, 40 // downscale)
     flow, level = motion.split([2, 1], dim=1)
     assert flow.abs().max() < 0.5
     assert (level - INITIAL_LEVEL).abs().max() < 0.5

@@ -81,3 +81,11 @@ def test_gradients_and_precision(image):
     assert warped.dtype == torch.float32
     warped.square().sum().backward()
     assert all(flow.grad[:, channel].abs().sum() > 0 for channel in range(3))
+
+
+def test_motion_at_half_the_resolution_is_enlarged():
+    image, motion = torch.rand(1, 3, 32, 32), torch.zeros(1, 3, 2, 16, 16)
+    motion[:, 0] = 2.0  # pixels of the image, not of the motion
+    moved = warp(image, motion)
+    torch.testing.assert_close(moved[:, :, 0, :, :-2], image[..., 2:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(moved, warp(image, enlarge_motion(motion, (32, 32))))

@@ -31,8 +31,9 @@ PAPER = SIZES | {
     "keyframe_mode": "repeat",
     "first_frame_latent": True,
     "residual_reference": "original",
-    "residual_context": False,
+    "residual_context": "none",
     "motion_decoder": "shared",
+    "motion_module": MotionModuleConfig(width=8, downscale=1),
 }
 # name -> (registry name, architecture)
 VARIANTS = {
@@ -42,6 +43,7 @@ VARIANTS = {
     "no_motion": ("deco_vae", DecoVaeConfig(**DEFAULT, motion=False)),
     "open_loop": ("deco_vae", DecoVaeConfig(**DEFAULT, residual_reference="original")),
     "first_frame_latent": ("deco_vae", DecoVaeConfig(**DEFAULT, first_frame_latent=True)),
+    "context_both": ("deco_vae", DecoVaeConfig(**DEFAULT, residual_context="both", first_frame_latent=True)),
     "paper": ("deco_vae", DecoVaeConfig(**PAPER)),
 }
 CAUSAL = [name for name in VARIANTS if name != "paper"]

@@ -37,7 +37,7 @@ class DecoVaeConfig:
     keyframe_mode: str = "single"  # single: the keyframe is one image; repeat: t copies, averaged over time (paper)
     first_frame_latent: bool = False  # motion and residual have a latent for frame 0 too (paper)
     residual_reference: str = "decoded"  # decoded: closed loop, as in video codecs; original: Eq. 6 (paper)
-    residual_context: bool = True  # the residual's decoder also sees the prediction (paper: false)
+    residual_context: str = "decoder"  # who of the residual's also sees the prediction: none (paper), decoder or both
     motion: bool = True  # false: no motion part, the keyframe is the prediction
     motion_decoder: str = "small"  # small: the motion has its own decoder; shared (paper)
     motion_module: MotionModuleConfig = field(default_factory=MotionModuleConfig)  # size of the motion module
@@ -47,6 +47,7 @@ class DecoVaeConfig:
             ("bottleneck", ("compressed_sensing", "linear")),
             ("keyframe_mode", ("single", "repeat")),
             ("residual_reference", ("decoded", "original")),
+            ("residual_context", ("none", "decoder", "both")),
             ("motion_decoder", ("small", "shared")),
         ):
             if getattr(self, name) not in allowed:
@@ -56,6 +57,13 @@ class DecoVaeConfig:
         channels = self.latent_channels
         if self.shared_projection and not channels.keyframe == channels.motion == channels.residual:
             raise ValueError(f"vae.deco_vae.shared_projection needs equal latent_channels, got {channels}")
+
+        if self.motion and self.motion_decoder == "shared" and self.motion_module.downscale > 1:
+            raise ValueError("vae.deco_vae.motion_decoder shared needs vae.deco_vae.motion_module.downscale=1")
+        if self.patch_size % self.motion_module.downscale:
+            raise ValueError(
+                f"vae.deco_vae.patch_size is {self.patch_size}, but must be even for motion_module.downscale=2"
+            )
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -69,6 +77,14 @@ class DecoVaeConfig:
             "motion": self.motion_encoder,
             "residual": self.residual_encoder,
         }[part]
+
+    def downscale(self, part: str) -> int:
+        """How many pixels of the video a pixel of this component is wide."""
+        return self.motion_module.downscale if part == "motion" else 1
+
+    def part_patch_size(self, part: str) -> int:
+        """Patch size of a part: all parts have the same latent grid."""
+        return self.patch_size // self.downscale(part)
 
     def shares_decoder(self, part: str) -> bool:
         """Whether a part is decoded by the shared decoder."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, TypeVar, cast
 
 import torch
@@ -14,7 +15,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from vae.gaussian import Gaussian, Generators
-from vae.tiling import Tiling, tiled
+from vae.tiling import TileNetwork, Tiling, tiled
 
 TEMPORAL_COMPRESSION = 4
 Latents = dict[str, torch.Tensor]
@@ -203,16 +204,15 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
         """Run the networks on whole frames again."""
         self.tiling = None
 
-    def by_tiles(
-        self, network: Callable[[torch.Tensor, int], torch.Tensor], x: torch.Tensor, cell: int, out_cell: int
-    ) -> torch.Tensor:
-        """network(x, 0), or network(tile, index of the tile) put together where tiling is on.
+    def by_tiles(self, network: TileNetwork, x: torch.Tensor, cell: int, out_cell: int) -> torch.Tensor:
+        """network(x, (0, 0)), or network(tile, its place) put together where tiling is on.
 
         x: (b, c, t, h, w) with cells of `cell` pixels of the video; the network's result has cells of `out_cell`.
         """
         if self.tiling is None:
-            return network(x, 0)
-        return tiled(network, x, self.tiling.tile_size // cell, self.tiling.overlap // cell, (cell, out_cell))
+            return network(x, (0, 0))
+        tile, overlap = self.tiling.tile_size // cell, self.tiling.overlap // cell
+        return tiled(network, x, tile, overlap, Fraction(cell, out_cell))
 
 
 def check_is_video(video: torch.Tensor) -> None:

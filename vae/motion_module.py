@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from einops import rearrange
@@ -24,6 +25,11 @@ class MotionModuleConfig:
     """Size of the motion module."""
 
     width: int = 128  # channels of the hidden layers; the bottleneck has 1.5 times as many
+    downscale: int = 2  # 2: motion is estimated and coded at half the resolution; 1: at the full one (paper)
+
+    def __post_init__(self) -> None:
+        if self.downscale not in (1, 2):
+            raise ValueError(f"vae.deco_vae.motion_module.downscale is {self.downscale}, expected 1 or 2")
 
 
 def _halve(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -35,12 +41,16 @@ def _double(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
 
 
 class MotionModule(ModelMixin, ConfigMixin):
-    """(current frame, keyframe) -> flow x, flow y in pixels and the scale as a level index in [0, 5]."""
+    """(current frame, keyframe) -> flow x, flow y in pixels and the scale as a level index in [0, 5].
+
+    A Gaussian level is measured at the resolution of the video, whatever `downscale` is.
+    """
 
     @register_to_config
     def __init__(self, architecture: dict) -> None:
         super().__init__()
-        width = MotionModuleConfig(**architecture).width
+        config = MotionModuleConfig(**architecture)
+        width, self.downscale = config.width, config.downscale
         bottleneck = width * 3 // 2
         self.motion_encoder = nn.Sequential(
             _halve(6, width), nn.ReLU(), _halve(width, width), nn.ReLU(), _halve(width, width), nn.ReLU(),
@@ -56,13 +66,21 @@ class MotionModule(ModelMixin, ConfigMixin):
             head.bias.copy_(torch.tensor([0.0, 0.0, INITIAL_LEVEL]))
 
     def forward(self, video: torch.Tensor, keyframe: torch.Tensor) -> torch.Tensor:
-        """video: (b, 3, t, h, w), keyframe: (b, 3, h, w), both in [-1, 1] -> motion (b, 3, t, h, w), fp32."""
-        num_frames, height, width = video.shape[2:]
-        current = rearrange(video, "b c t h w -> (b t) c h w")
-        reference = keyframe.repeat_interleave(num_frames, dim=0)
+        """Motion of every frame against the keyframe, fp32.
+
+        video: (b, 3, t, h, w), keyframe: (b, 3, h, w), both in [-1, 1], h and w multiples of `downscale`.
+        Returns (b, 3, t, h / downscale, w / downscale): flow x, flow y in pixels of the video, level in [0, 5].
+        """
+        num_frames = video.shape[2]
+        current = self._shrink(rearrange(video, "b c t h w -> (b t) c h w"))
+        reference = self._shrink(keyframe).repeat_interleave(num_frames, dim=0)
+        height, width = current.shape[-2:]
         # DeCo-VAE Eq. 4: m_t = M(Concat(x_t, x_0)); M reads RGB in [0, 1]
         pair = (torch.cat([current, reference], dim=1) + 1) / 2
         motion = self.motion_decoder(self.motion_encoder(pad_to_multiple(pair))).float()
         flow, level = motion[..., :height, :width].split([2, 1], dim=1)
-        motion = torch.cat([flow, level.clamp(0, NUM_LEVELS)], dim=1)
+        motion = torch.cat([flow * self.downscale, level.clamp(0, NUM_LEVELS)], dim=1)
         return rearrange(motion, "(b t) c h w -> b c t h w", t=num_frames)
+
+    def _shrink(self, image: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(image, self.downscale) if self.downscale > 1 else image

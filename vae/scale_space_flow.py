@@ -69,15 +69,25 @@ def sampling_grid(flow_pixels: torch.Tensor, level: torch.Tensor) -> torch.Tenso
     return torch.stack([x, y, z], dim=-1)
 
 
+def enlarge_motion(motion: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Motion (b, 3, t, h', w') at a lower resolution -> (b, 3, t, h, w), bilinear; values are pixels of the image."""
+    if tuple(motion.shape[-2:]) == tuple(size):
+        return motion
+    frames = rearrange(motion, "b c t h w -> b (c t) h w")
+    frames = F.interpolate(frames, size=size, mode="bilinear", align_corners=False)
+    return rearrange(frames, "b (c t) h w -> b c t h w", t=motion.shape[2])
+
+
 def warp(image: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
     """W of DeCo-VAE Eq. 5: warp one image to t frames.
 
-    image: (b, c, h, w).  motion: (b, 3, t, h, w) = flow x, flow y in pixels, level index in [0, 5]; a pixel of the
-    result is read at its own position plus the flow. Returns (b, c, t, h, w), fp32. Zero flow at level 0 is identity.
+    image: (b, c, h, w).  motion: (b, 3, t, h, w) = flow x, flow y in pixels, level index in [0, 5], at the image's
+    resolution or a lower one (then enlarged); a pixel of the result is read at its own position plus the flow.
+    Returns (b, c, t, h, w), fp32. Zero flow at level 0 is identity.
     """
     height, width = image.shape[-2:]
     with torch.autocast(image.device.type, enabled=False):
-        image, motion = image.float(), motion.float()
+        image, motion = image.float(), enlarge_motion(motion.float(), (height, width))
         # The frames of the motion are the depth of the grid: one volume serves all of them, without copies.
         volume = gaussian_volume(pad_to_multiple(image))  # (b, c, 6, H, W)
         frames = pad_to_multiple(rearrange(motion, "b c t h w -> (b t) c h w"))

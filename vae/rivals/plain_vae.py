@@ -11,8 +11,11 @@ from torch import nn
 from vae.bottleneck import LinearRecovery, Measurement, SparseRecovery
 from vae.decoder import Decoder
 from vae.encoder import BackboneConfig, Encoder
-from vae.gaussian import Generators
+from vae.gaussian import Gaussian, Generators
 from vae.interface import TEMPORAL_COMPRESSION, Coded, ComponentPair, Encoding, Latents, VideoAutoencoder, typed_config
+
+# Per network and place of the tile: the last frames of its convolutions.
+PlainState = dict[tuple[str, tuple[int, int]], dict]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class PlainVaeConfig:
 class PlainVAE(VideoAutoencoder):
     """(b, 3, 4n + 1, h, w) <-> {"video": (b, c, n + 1, h / 8, w / 8)}."""
 
+    _supports_gradient_checkpointing = True
     causal = True
 
     @register_to_config
@@ -50,22 +54,48 @@ class PlainVAE(VideoAutoencoder):
         size = (height // self.size_multiple, width // self.size_multiple)
         return {"video": (self.architecture.latent_channels, num_latents, *size)}
 
-    def encode(self, video: torch.Tensor, sample: bool = False, generator: Generators = None) -> Encoding:
-        """video: (b, 3, 4n + 1, h, w) in [-1, 1]."""
-        self.check_video(video)
-        features, _ = self.encoder(video)
-        posterior = self.measurement(features)
-        return Encoding({"video": posterior}, {"video": posterior.sample(generator) if sample else posterior.mean})
+    def new_state(self) -> PlainState:
+        """Nothing coded yet."""
+        return {}
 
-    def decode(self, latents: Latents) -> torch.Tensor:
-        """{"video": (b, c, t', h', w')} -> video (b, 3, t, h, w), not clipped."""
-        latent = torch.einsum("bcthw->bthwc", latents["video"])
-        features, _ = self.recovery(self.projection(latent), latent, self.measurement.phi)
-        video, _ = self.decoder(features, starts_with_image=True)
-        return video
+    def encode_chunk(self, video: torch.Tensor, state: PlainState, sample: bool, generator: Generators) -> Encoding:
+        """One encoder on RGB."""
+
+        def network(tile: torch.Tensor, place: tuple[int, int]) -> torch.Tensor:
+            features, past = self.encoder(tile, state.get(("encoder", place)))
+            state["encoder", place] = past
+            posterior = self.measurement(features)
+            return torch.cat([posterior.mean, posterior.log_variance], dim=1)
+
+        moments = self.by_tiles(network, video, 1, self.size_multiple)
+        posterior = Gaussian(*moments.split([self.architecture.latent_channels] * 2, dim=1))
+        latent = posterior.sample(generator) if sample else posterior.mean
+        return Encoding({"video": posterior}, {"video": latent}, tuple(video.shape[2:]))
+
+    def decode_chunk(self, latents: Latents, state: PlainState) -> torch.Tensor:
+        """One decoder to RGB."""
+
+        def network(tile: torch.Tensor, place: tuple[int, int]) -> torch.Tensor:
+            past = state.get(("decoder", place))
+            latent = torch.einsum("bcthw->bthwc", tile)
+            recovery_past = past and past["recovery"]
+            features, recovery_past = self.recovery(
+                self.projection(latent), latent, self.measurement.phi, recovery_past
+            )
+            video, decoder_past = self.decoder(features, past is None, past and past["decoder"])
+            state["decoder", place] = {"recovery": recovery_past, "decoder": decoder_past}
+            return video
+
+        return self.by_tiles(network, latents["video"], self.size_multiple, 1)
+
+    def components_chunk(self, video: torch.Tensor, state: PlainState) -> dict[str, torch.Tensor]:
+        """The reconstruction alone."""
+        latents = self.encode_chunk(video, state, sample=False, generator=None).latents
+        return {"reconstruction": self.decode_chunk(latents, state)}
 
     def forward(self, video: torch.Tensor, sample: bool = True, generator: Generators = None) -> Coded:
         """Encode and decode in one pass."""
+        self.check_video(video)
         encoding = self.encode(video, sample, generator)
         reconstruction = self.decode(encoding.latents)
         pairs = {"video": ComponentPair(reconstruction, video, starts_with_image=True)}
