@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from vae.scale_space_flow import NUM_LEVELS, blur, gaussian_kernel, gaussian_volume, warp
+from vae.scale_space_flow import NUM_LEVELS, blur, enlarge_motion, gaussian_kernel, gaussian_volume, warp
 
 
 def motion(flow_x=0.0, flow_y=0.0, level=0.0, frames=3, height=32, width=48):
