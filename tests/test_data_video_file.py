@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipelines.data import frame_reader
-from pipelines.data.video_file import read_video, to_float, to_uint8, write_gif, write_video
+from pipelines.data.video_file import VideoWriter, read_video, to_float, to_uint8, write_gif, write_video
 
 needs_decord = pytest.mark.skipif(frame_reader.decord is None, reason="decord is not installed")
 
@@ -145,3 +145,34 @@ def test_pyav_reads_where_decord_is_absent(tmp_path, make_file, monkeypatch) -> 
     assert frame_reader.choose_reader(file) == "av"
     for reader in ("", "decord"):  # an index made elsewhere may name decord
         assert torch.equal(read_video(file, None, reader), expected)
+
+
+@pytest.mark.parametrize("codec", ["h264", "h264-crf10", "mpeg4", "mp4v"])
+def test_pieces_give_the_bytes_of_the_whole(tmp_path, make_video, codec: str) -> None:
+    video = make_video(num_frames=11, height=34, width=46)
+    write_video(tmp_path / "whole.mp4", video, 25, codec)
+    with VideoWriter(tmp_path / "pieces.mp4", 25, codec) as writer:
+        for piece in video.split(4):
+            writer.write(piece)
+    assert (tmp_path / "pieces.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pieces.mp4", "whole.mp4"]
+
+
+def test_an_interrupted_writer_leaves_nothing(tmp_path, make_video) -> None:
+    with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "a.mp4", 25) as writer:
+        writer.write(make_video())
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError, match="expected at least one"), VideoWriter(tmp_path / "b.mp4", 25):
+        pass
+    with pytest.raises(ValueError, match=r"\(frames, 48, 64, 3\)"), VideoWriter(tmp_path / "c.mp4", 25) as writer:
+        writer.write(make_video())
+        writer.write(make_video(height=32))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mp4v_spends_one_and_a_half_bits_per_pixel(tmp_path) -> None:
+    """A constant rate, as OpenCV's writer sets it, that faint noise fills."""
+    noise = torch.randint(100, 156, (50, 128, 128, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    write_video(tmp_path / "noise.mp4", noise, 25, "mp4v")
+    bits_per_pixel = (tmp_path / "noise.mp4").stat().st_size * 8 / (50 * 128 * 128)
+    assert 1.2 < bits_per_pixel < 2.4
