@@ -33,6 +33,8 @@ class VaeSection(AutoencoderConfig):
     losses: LossConfig = field(default_factory=LossConfig)  # weights of the loss terms
     gan: GanConfig = field(default_factory=GanConfig)  # the adversarial part
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)  # the two training phases
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass to save memory
+    compile: bool = False  # torch.compile of the residual blocks; needs a C++ compiler
     loop: LoopConfig = field(default_factory=LoopConfig)  # how long and how it is trained
     validation_clips: int = 64  # held-out clips scored at each validation
 

@@ -17,12 +17,14 @@ from pipelines.run.loop import may_change, train
 from pipelines.run.random_keys import key
 from pipelines.run.stage import main, select
 from pipelines.train_motion import DATA_MAY_CHANGE, NUM_PREVIEW_CLIPS, fixed_batches, index_input, training_batches
+from vae.compilation import compile_blocks
 from vae.interface import VideoAutoencoder
 from vae.motion_module import MotionModule
 from vae.registry import build_autoencoder, load_autoencoder
 from vae.trainer import VaeTask
 
 STAGE = "train_vae"
+MAY_CHANGE = ("vae.losses.weights_dir", "vae.gradient_checkpointing", "vae.compile")
 
 
 def run(config: Experiment) -> None:
@@ -42,7 +44,7 @@ def run(config: Experiment) -> None:
         take_weights(model.motion_module, MotionModule.from_pretrained(path, low_cpu_mem_usage=False), path)
     settings = select(config, ("data", "vae", "run"))
     folder = StageFolder(config.run.root, config.run.name, STAGE)
-    with folder.open(settings, inputs, (*may_change("vae.loop"), *DATA_MAY_CHANGE, "vae.losses.weights_dir")):
+    with folder.open(settings, inputs, (*may_change("vae.loop"), *DATA_MAY_CHANGE, *MAY_CHANGE)):
         train(build_task(config, index, model), section.loop, folder, config.run.seed, config.run.device)
         folder.finish()
 
@@ -50,6 +52,10 @@ def run(config: Experiment) -> None:
 def build_task(config: Experiment, index: ClipIndex, model: VideoAutoencoder) -> VaeTask:
     """What the training loop drives: `model` with the losses and clips of `config`."""
     section = config.vae
+    if section.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    if section.compile:
+        compile_blocks(model)
     validation = fixed_batches(config, index, section.validation_clips)
     return VaeTask(
         model,
