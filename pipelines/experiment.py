@@ -19,6 +19,7 @@ from vae.registry import AutoencoderConfig
 class MotionSection:
     """Self-supervised training of the motion module; its size stands in vae.deco_vae.motion_module."""
 
+    init_from: str = ""  # run or model folder, or CompressAI ssf2020 file, to start from; empty = random weights
     losses: MotionLossConfig = field(default_factory=MotionLossConfig)  # what it is trained on
     loop: LoopConfig = field(default_factory=LoopConfig)  # how long and how it is trained
     validation_clips: int = 64  # held-out clips scored at each validation
@@ -28,7 +29,7 @@ class MotionSection:
 class VaeSection(AutoencoderConfig):
     """The autoencoder and its training."""
 
-    motion_from: str = ""  # run or model folder with the motion module; empty = this run's train_motion
+    motion_from: str = ""  # run or model folder, or CompressAI ssf2020 file; empty = this run's train_motion
     init_from: str = ""  # run or model folder whose autoencoder weights to start from; empty = random weights
     losses: LossConfig = field(default_factory=LossConfig)  # weights of the loss terms
     gan: GanConfig = field(default_factory=GanConfig)  # the adversarial part

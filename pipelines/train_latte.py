@@ -25,8 +25,7 @@ from pipelines.run.loop import may_change, train
 from pipelines.run.random_keys import key
 from pipelines.run.ranks import connect
 from pipelines.run.stage import main, select
-from pipelines.train_motion import DATA_MAY_CHANGE
-from pipelines.train_vae import run_path, take_weights
+from pipelines.train_motion import DATA_MAY_CHANGE, run_path, take_weights
 from vae.registry import load_autoencoder
 
 STAGE = "train_latte"

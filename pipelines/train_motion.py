@@ -14,7 +14,8 @@ from pipelines.data.clip_index import ClipIndex
 from pipelines.experiment import Experiment
 from pipelines.pictures import film_strip, flow_to_rgb, write_png
 from pipelines.prepare_data import open_index
-from pipelines.run.folder import StageFolder
+from pipelines.run.checkpoint import hash_file, hash_folder
+from pipelines.run.folder import StageFolder, resolve_model
 from pipelines.run.loop import LoopConfig, may_change, train
 from pipelines.run.random_keys import key
 from pipelines.run.ranks import connect
@@ -23,10 +24,12 @@ from vae.decoupling import split_keyframe
 from vae.motion_module import MotionModule
 from vae.motion_trainer import MotionTask
 from vae.scale_space_flow import warp
+from vae.ssf2020 import load_ssf2020
 
 STAGE = "train_motion"
 VALIDATION_BATCH = 16
 NUM_PREVIEW_CLIPS = 8
+CHECKPOINT_SUFFIXES = (".tar", ".pth", ".pt")
 
 
 def run(config: Experiment) -> None:
@@ -34,10 +37,19 @@ def run(config: Experiment) -> None:
     index = open_index(config)
     settings = select(config, ("data", "motion", "run"))
     settings["module"] = asdict(config.vae.deco_vae.motion_module)
+    inputs = index_input(index)
+    source = None
+    if config.motion.init_from:
+        source, inputs["initial weights"] = load_motion_module(
+            config.motion.init_from, run_path(config), settings["module"]
+        )
     folder = StageFolder(config.run.root, config.run.name, STAGE)
-    with folder.open(settings, index_input(index), (*may_change("motion.loop"), *DATA_MAY_CHANGE)):
+    with folder.open(settings, inputs, (*may_change("motion.loop"), *DATA_MAY_CHANGE)):
         torch.manual_seed(key(config.run.seed, STAGE, "weights"))
-        train(build_task(config, index), config.motion.loop, folder, config.run.seed, config.run.device)
+        task = build_task(config, index)
+        if source is not None:
+            take_weights(task.players["motion_module"], source, config.motion.init_from)
+        train(task, config.motion.loop, folder, config.run.seed, config.run.device)
         folder.finish()
 
 
@@ -55,6 +67,34 @@ def build_task(config: Experiment, index: ClipIndex) -> MotionTask:
 
 # What may differ when a training run goes on: where and how fast the clips are read, not which.
 DATA_MAY_CHANGE = ("data.root", "data.splits", "data.memory_cache_gb", "data.probe_*")
+
+
+def run_path(config: Experiment) -> Path:
+    """The folder of the run that `config` names."""
+    return Path(config.run.root) / config.run.name
+
+
+def load_motion_module(reference: str, run_folder: Path, architecture: dict) -> tuple[MotionModule, dict[str, str]]:
+    """The motion module behind a reference such as `vae.motion_from`, and what it is for the provenance.
+
+    reference: as for `resolve_model`, or a CompressAI ssf2020 checkpoint file, which then fills `architecture`.
+    """
+    file = Path(reference)
+    if reference and (file.is_file() or file.suffix in CHECKPOINT_SUFFIXES):
+        return load_ssf2020(file, architecture), {"path": str(file), "hash": hash_file(file)}
+    path = resolve_model(reference, run_folder, STAGE)
+    module = MotionModule.from_pretrained(path, low_cpu_mem_usage=False)
+    return module, {"path": str(path), "hash": hash_folder(path)}
+
+
+def take_weights(model: torch.nn.Module, source: torch.nn.Module, path: Path | str) -> None:
+    """Copy all weights of `source` into `model`; ValueError when they are not the same network."""
+    if model.config["architecture"] != source.config["architecture"]:
+        raise ValueError(
+            f"the model in {path} has another architecture ({source.config['architecture']}) than the one configured "
+            f"({model.config['architecture']}): set the same sizes, or name another model"
+        )
+    model.load_state_dict(source.state_dict())
 
 
 def index_input(index: ClipIndex) -> dict[str, dict[str, str]]:

@@ -16,10 +16,18 @@ from pipelines.run.folder import StageFolder, resolve_model
 from pipelines.run.loop import may_change, train
 from pipelines.run.random_keys import key
 from pipelines.run.stage import main, select
-from pipelines.train_motion import DATA_MAY_CHANGE, NUM_PREVIEW_CLIPS, fixed_batches, index_input, training_batches
+from pipelines.train_motion import (
+    DATA_MAY_CHANGE,
+    NUM_PREVIEW_CLIPS,
+    fixed_batches,
+    index_input,
+    load_motion_module,
+    run_path,
+    take_weights,
+    training_batches,
+)
 from vae.compilation import compile_blocks
 from vae.interface import VideoAutoencoder
-from vae.motion_module import MotionModule
 from vae.registry import build_autoencoder, load_autoencoder
 from vae.trainer import VaeTask
 
@@ -38,10 +46,12 @@ def run(config: Experiment) -> None:
         path = resolve_model(section.init_from, run_path(config), STAGE)
         inputs["initial weights"] = {"path": str(path), "hash": hash_folder(path)}
         take_weights(model, load_autoencoder(path), path)
-    elif model.motion_modules():
-        path = resolve_model(section.motion_from, run_path(config), "train_motion")
-        inputs["motion module"] = {"path": str(path), "hash": hash_folder(path)}
-        take_weights(model.motion_module, MotionModule.from_pretrained(path, low_cpu_mem_usage=False), path)
+    else:
+        for module in model.motion_modules():
+            source, inputs["motion module"] = load_motion_module(
+                section.motion_from, run_path(config), module.config["architecture"]
+            )
+            take_weights(module, source, inputs["motion module"]["path"])
     settings = select(config, ("data", "vae", "run"))
     folder = StageFolder(config.run.root, config.run.name, STAGE)
     with folder.open(settings, inputs, (*may_change("vae.loop"), *DATA_MAY_CHANGE, *MAY_CHANGE)):
@@ -66,21 +76,6 @@ def build_task(config: Experiment, index: ClipIndex, model: VideoAutoencoder) ->
         validation,
         lambda ema, path, step: write_preview(ema, next(iter(validation()))["video"], path, step),
     )
-
-
-def run_path(config: Experiment) -> Path:
-    """The folder of the run that `config` names."""
-    return Path(config.run.root) / config.run.name
-
-
-def take_weights(model: torch.nn.Module, source: torch.nn.Module, path: Path) -> None:
-    """Copy all weights of `source` into `model`; ValueError when they are not the same network."""
-    if model.config["architecture"] != source.config["architecture"]:
-        raise ValueError(
-            f"the model in {path} has another architecture ({source.config['architecture']}) than the one configured "
-            f"({model.config['architecture']}): set the same sizes, or name another model"
-        )
-    model.load_state_dict(source.state_dict())
 
 
 @torch.no_grad()
