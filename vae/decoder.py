@@ -19,15 +19,15 @@ from vae.wavelet import (
 class PatchHead(nn.Module):
     """Maps tokens back to patches of Haar bands: the mirror of `PatchProjection`."""
 
-    def __init__(self, num_bands: int, patch: tuple[int, int, int], config: BackboneConfig) -> None:
+    def __init__(self, num_bands: int, patch: tuple[int, int, int], config: BackboneConfig, channels: int) -> None:
         super().__init__()
         self.patch = patch
         volume = patch[0] * patch[1] * patch[2]
-        self.low = nn.Linear(config.low_width, PIXEL_CHANNELS * volume)
-        self.high = nn.Linear(config.high_width, (num_bands - 1) * PIXEL_CHANNELS * volume)
+        self.low = nn.Linear(config.low_width, channels * volume)
+        self.high = nn.Linear(config.high_width, (num_bands - 1) * channels * volume)
 
     def forward(self, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-        """(b, t', h', w', low_width), (..., high_width) -> bands (b, num_bands 3, t, h, w), fp32."""
+        """(b, t', h', w', low_width), (..., high_width) -> bands (b, num_bands c, t, h, w), fp32."""
         r, p, q = self.patch
         bands = [
             rearrange(part, "b t h w (c r p q) -> b c (t r) (h p) (w q)", r=r, p=p, q=q)
@@ -37,18 +37,20 @@ class PatchHead(nn.Module):
 
 
 class Decoder(nn.Module):
-    """features (b, t', h', w', width) -> video (b, 3, t, 8 h', 8 w'); first_frame and groups as in `Encoder`."""
+    """features (b, t', h', w', width) -> video (b, c, t, 8 h', 8 w'); first_frame and groups as in `Encoder`."""
 
-    def __init__(self, config: BackboneConfig, patch_size: int, first_frame: bool, groups: bool) -> None:
+    def __init__(
+        self, config: BackboneConfig, patch_size: int, first_frame: bool, groups: bool, channels: int = PIXEL_CHANNELS
+    ) -> None:
         super().__init__()
         self.widths = [config.low_width, config.high_width]
         self.fusion_blocks = BlockStack(config.width, config.fusion_blocks, temporal=groups)
         self.low_blocks = BlockStack(config.low_width, config.separate_blocks, temporal=groups)
         self.high_blocks = BlockStack(config.high_width, config.separate_blocks, temporal=groups)
         if first_frame:
-            self.image_head = PatchHead(SPATIAL_NUM_BANDS, (1, patch_size, patch_size), config)
+            self.image_head = PatchHead(SPATIAL_NUM_BANDS, (1, patch_size, patch_size), config, channels)
         if groups:
-            self.group_head = PatchHead(SPATIOTEMPORAL_NUM_BANDS, (2, patch_size, patch_size), config)
+            self.group_head = PatchHead(SPATIOTEMPORAL_NUM_BANDS, (2, patch_size, patch_size), config, channels)
 
     def forward(
         self, features: torch.Tensor, starts_with_image: bool, past: dict[str, Past] | None = None
