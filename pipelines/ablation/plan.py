@@ -1,0 +1,197 @@
+"""What an ablation has to train: a configuration per row, a run per row and seed, a motion module per kind and seed.
+
+Every run is an ordinary run folder below runs/<run.name>/; its experiment.yaml repeats it by hand.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from pipelines.experiment import AblationRow, AblationSection, Experiment, training_stages
+from pipelines.run.config import load_config, to_dict
+from pipelines.run.folder import ALWAYS_MAY_CHANGE
+from pipelines.train_motion import DATA_MAY_CHANGE
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# What may differ between the rows' data: not the clips.
+ROWS_MAY_CHANGE = ("data.flip", *DATA_MAY_CHANGE)
+# What does not change the weights that a run ends with.
+_INTERVALS = ("log_every", "validate_every", "preview_every", "checkpoint_every", "keep_checkpoints", "num_workers")
+WITHOUT_EFFECT = (
+    *ALWAYS_MAY_CHANGE,
+    *DATA_MAY_CHANGE,
+    *(f"{loop}.{name}" for loop in ("vae.loop", "motion.loop") for name in _INTERVALS),
+    "vae.losses.weights_dir",
+    "vae.validation_clips",
+    "motion.validation_clips",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run in a process of its own."""
+
+    name: str  # folder below runs/<run.name>/
+    kind: str  # "motion" (train_motion), "row" (train_vae, then scores) or "timing"
+    config: Experiment
+    row: str = ""  # name of the row
+    seed: int = 0
+    needs: str = ""  # the motion job that has to be done before
+
+    @property
+    def path(self) -> Path:
+        """Its run folder."""
+        return Path(self.config.run.root) / self.config.run.name
+
+
+def chosen_rows(section: AblationSection) -> dict[str, AblationRow]:
+    """The rows to run, by name, in the order of the table.
+
+    Raises ValueError for an ablation without rows, names that are no folder names, and rows that do not exist.
+    """
+    if not section.rows:
+        raise ValueError("ablation.rows is empty: name the rows in a second YAML, as configs/ablations.yaml does")
+    for name in section.rows:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+            raise ValueError(f"ablation.rows has a row {name!r}: use a name of letters, digits and _ . - only")
+    wanted = section.only or tuple(section.rows)
+    references = [reference_row(section), *(row.like for name, row in section.rows.items() if name in wanted)]
+    for name in (*wanted, *filter(None, references)):
+        if name not in section.rows:
+            raise ValueError(f"ablation names a row {name!r} that does not exist: choose of {', '.join(section.rows)}")
+    for name, row in section.rows.items():
+        like = row.like or reference_row(section)
+        if row.budget not in ("steps", "time"):
+            raise ValueError(f"ablation.rows.{name}.budget is {row.budget!r}, but must be steps or time")
+        if row.budget == "time" and section.rows[like].budget == "time":
+            raise ValueError(f"ablation.rows.{name} gets the time of {like}, which must have budget steps itself")
+    return {name: row for name, row in section.rows.items() if name in wanted}
+
+
+def reference_row(section: AblationSection) -> str:
+    """Name of the row that the others are compared with."""
+    return section.reference or next(iter(section.rows))
+
+
+def row_config(config: Experiment, name: str) -> Experiment:
+    """The experiment of one row: the base with its overlays, then its options; still with the base's run section.
+
+    Raises ValueError for an overlay that does not exist or does not fit, and for a row with other clips than the base.
+    """
+    row = config.ablation.rows[name]
+    overlays = [str(find_overlay(overlay, config.ablation)) for overlay in row.overlays]
+    try:
+        changed = load_config(Experiment, [*overlays, *row.set], REPOSITORY / "configs", base=config)
+    except ValueError as error:
+        raise ValueError(f"ablation.rows.{name}: {error}") from error
+    different = [
+        option
+        for option, *_ in differences(config, changed, ROWS_MAY_CHANGE)
+        if option.startswith(("data.", "run.", "ablation."))
+    ]
+    if different:
+        raise ValueError(
+            f"ablation.rows.{name} changes {different[0]}, but all rows share data and run: set it in the base"
+        )
+    return changed
+
+
+def find_overlay(name: str, section: AblationSection) -> Path:
+    """The file of an overlay, in the first of the folders that holds it."""
+    folders = [REPOSITORY / folder for folder in section.overlay_folders]
+    for folder in folders:
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    raise ValueError(
+        f"there is no overlay {name!r} in {', '.join(section.overlay_folders)} (ablation.overlay_folders): choose of "
+        f"{', '.join(known) or 'none'}"
+    )
+
+
+def plan_jobs(config: Experiment, rows: Mapping[str, Experiment], steps: Mapping[str, int]) -> list[Job]:
+    """The runs in the order in which they start: seed by seed, row by row, a motion module before its first user.
+
+    rows: from `row_config`. steps: of the rows that do not keep their own number.
+    """
+    jobs: dict[str, Job] = {}
+    section = config.ablation
+    num_seeds = {name: section.rows[name].seeds or section.seeds for name in rows}
+    for number in range(max(num_seeds.values())):
+        seed = config.run.seed + number
+        for name, changed in rows.items():
+            if number >= num_seeds[name]:
+                continue
+            if name in steps:
+                changed = with_steps(changed, steps[name])
+            needs = ""
+            if "train_motion" in training_stages(changed):
+                needs = f"motion/{motion_digest(changed)}-seed{seed}"
+                jobs.setdefault(needs, Job(needs, "motion", _as_run(changed, config, needs, seed), seed=seed))
+                motion_from = str(jobs[needs].path)
+                changed = replace(changed, vae=replace(changed.vae, motion_from=motion_from))
+            run = f"{name}-seed{seed}"
+            jobs[run] = Job(run, "row", _as_run(changed, config, run, seed), name, seed, needs)
+    return list(jobs.values())
+
+
+def with_steps(config: Experiment, steps: int) -> Experiment:
+    """The same training in another number of steps: the two phases and the discriminator begin at the same fraction."""
+    vae, scale = config.vae, steps / max(config.vae.loop.steps, 1)
+    phase_two, gan_start = vae.adaptation.phase_two_step, vae.gan.start_step
+    vae = replace(
+        vae,
+        loop=replace(vae.loop, steps=steps),
+        adaptation=replace(vae.adaptation, phase_two_step=round(phase_two * scale) if phase_two >= 0 else phase_two),
+        gan=replace(vae.gan, start_step=round(gan_start * scale)),
+    )
+    return replace(config, vae=vae)
+
+
+def motion_digest(config: Experiment) -> str:
+    """Short name of what decides a motion module's weights besides the seed."""
+    return hashlib.sha256(json.dumps(settings_of_motion(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def settings_of_motion(config: Experiment) -> dict[str, Any]:
+    """Options of the motion module and its training that differ from the defaults: {dotted name: value}."""
+    sections = ("data.", "motion.", "vae.deco_vae.motion_module.")
+    return {
+        name: new for name, _, new in differences(Experiment(), config, WITHOUT_EFFECT) if name.startswith(sections)
+    }
+
+
+def settings_of_row(config: Experiment) -> dict[str, Any]:
+    """Options of the autoencoder and its training that differ from the defaults: {dotted name: value}."""
+    sections = ("data.", "vae.")
+    return {
+        name: new for name, _, new in differences(Experiment(), config, WITHOUT_EFFECT) if name.startswith(sections)
+    }
+
+
+def differences(old: Experiment, new: Experiment, without: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, Any]]:
+    """(dotted name, old value, new value) of every option that differs, except those that a glob of `without` names."""
+    before, now = flatten(to_dict(old)), flatten(to_dict(new))
+    for name in sorted(before.keys() | now.keys()):
+        was, is_now = before.get(name), now.get(name)
+        if was != is_now and not any(fnmatchcase(name, glob) for glob in without):
+            yield name, was, is_now
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts -> {dotted name: value}."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def _as_run(changed: Experiment, config: Experiment, name: str, seed: int) -> Experiment:
+    run = replace(config.run, name=f"{config.run.name}/{name}", seed=seed)
+    scoring = AblationSection(strides=config.ablation.strides, clips_per_video=config.ablation.clips_per_video)
+    return replace(changed, run=run, ablation=scoring)

@@ -1,0 +1,75 @@
+"""The runs of an ablation as child processes, some at a time; Ctrl-C lets each finish its step and save."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipelines.ablation.plan import Job
+from pipelines.run.config import to_yaml
+from pipelines.run.folder import write_text
+from pipelines.run.interruption import Interruption
+
+SECONDS_BETWEEN_LOOKS = 0.1
+
+
+def run_jobs(jobs: Sequence[Job], processes: int, ended: Callable[[dict[str, str]], None]) -> dict[str, str]:
+    """Run all jobs, in order where nothing has to wait; returns {name: reason} of those that failed.
+
+    ended: called after each job, with those that failed so far. A failure stops only the jobs that need it. Exits with
+    130 / 143 after Ctrl-C / SIGTERM, when the children have saved; the children of a killed parent end at once.
+    """
+    waiting, running = list(jobs), dict[subprocess.Popen, Job]()
+    failed: dict[str, str] = {}
+    is_stopping = False
+    try:
+        with Interruption() as interruption:
+            while waiting or running:
+                if interruption.signal_number and not is_stopping:
+                    is_stopping = True
+                    waiting.clear()
+                    for child in running:
+                        child.terminate()
+                for job in [job for job in waiting if job.needs in failed]:
+                    waiting.remove(job)
+                    failed[job.name] = f"needs {job.needs}, which failed"
+                unfinished = {job.name for job in (*waiting, *running.values())}
+                ready = [job for job in waiting if job.needs not in unfinished]
+                for job in ready[: processes - len(running)]:
+                    waiting.remove(job)
+                    running[_start(job)] = job
+                    say(f"{job.name} started, {len(waiting)} more to start")
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+                for child in [child for child in running if child.poll() is not None]:
+                    job = running.pop(child)
+                    if child.returncode and not is_stopping:
+                        failed[job.name] = _last_line(job.path / "log.txt") or f"ended with {child.returncode}"
+                    say(f"{job.name} {failed.get(job.name, 'is stopped' if child.returncode else 'is done')}")
+                    ended(failed)
+            if is_stopping:
+                raise SystemExit(128 + interruption.signal_number)
+    finally:
+        for child in running:
+            child.kill()
+    return failed
+
+
+def say(text: str) -> None:
+    """One line of progress."""
+    print(f"ablate: {text}", file=sys.stderr, flush=True)
+
+
+def _start(job: Job) -> subprocess.Popen:
+    """A session of its own, so that Ctrl-C reaches the parent alone; the open pipe tells the child that it lives."""
+    job.path.mkdir(parents=True, exist_ok=True)
+    experiment = job.path / "experiment.yaml"
+    write_text(experiment, to_yaml(job.config))
+    command = [sys.executable, "-m", "pipelines.ablation.worker", job.kind, str(experiment)]
+    with (job.path / "log.txt").open("a") as log:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""

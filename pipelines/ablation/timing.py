@@ -1,0 +1,202 @@
+"""Seconds per training step of every row, measured before training, in turns with the reference row: timing.json.
+
+The ratio to the reference is what counts: it is the median over rounds in which both were timed one after the other, so
+a machine that is slower for a while changes it little. Rows with budget time get their number of steps from it.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from pipelines import train_motion, train_vae
+from pipelines.ablation.plan import (
+    chosen_rows,
+    motion_digest,
+    reference_row,
+    row_config,
+    settings_of_row,
+)
+from pipelines.experiment import Experiment, training_stages
+from pipelines.prepare_data import open_index
+from pipelines.run.folder import write_json
+from pipelines.run.loop import LoopConfig, TrainingTask
+from pipelines.run.random_keys import Draws
+from pipelines.run.ranks import choose_device
+from pipelines.run.training_state import TrainingState
+from pipelines.run.update import update_player
+from vae.registry import build_autoencoder
+
+Timing = dict[str, Any]
+
+
+def timing_file(config: Experiment) -> Path:
+    """Where the measurement of an ablation stands."""
+    return Path(config.run.root) / config.run.name / "ablate" / "timing.json"
+
+
+def read_timing(config: Experiment) -> Timing:
+    """{"reference", "seconds_reference", "rows": {row: {"ratio", "settings", "rounds"}}, "motion": {digest: ...}}.
+
+    Empty where nothing was measured, or when the reference row was another one.
+    """
+    file, name = timing_file(config), reference_row(config.ablation)
+    timing = json.loads(file.read_text()) if file.exists() else {}
+    settings = settings_digest(row_config(config, name))
+    if timing.get("reference") != name or timing["rows"].get(name, {}).get("settings") != settings:
+        return {"reference": name, "seconds_reference": None, "rows": {}, "motion": {}}
+    return timing
+
+
+def timed_rows(config: Experiment) -> dict[str, Experiment]:
+    """The rows to time, the reference first: all that are run, and those that give others their time."""
+    section = config.ablation
+    names = [reference_row(section)]
+    for name, row in chosen_rows(section).items():
+        names += [name, *filter(None, [row.like])]
+    return {name: row_config(config, name) for name in dict.fromkeys(names)}
+
+
+def missing_rows(config: Experiment, timing: Timing) -> list[str]:
+    """The rows whose steps, or whose motion module's steps, are not yet timed."""
+    return [
+        name
+        for name, changed in timed_rows(config).items()
+        if timing["rows"].get(name, {}).get("settings") != settings_digest(changed)
+        or ("train_motion" in training_stages(changed) and motion_digest(changed) not in timing["motion"])
+    ]
+
+
+def settings_digest(config: Experiment) -> str:
+    """Short name of the settings that a row's time depends on."""
+    return hashlib.sha256(json.dumps(settings_of_row(config), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def measure(config: Experiment) -> None:
+    """Time what timing.json lacks, one row after the other, each in turns with the reference row."""
+    rows, timing = timed_rows(config), read_timing(config)
+    rounds, steps = config.ablation.timing_rounds, config.ablation.timing_steps
+    reference = StepClock.of_vae(rows[reference_row(config.ablation)], config)
+    for name in missing_rows(config, timing):
+        settings = settings_digest(rows[name])
+        if timing["rows"].get(name, {}).get("settings") != settings:
+            timing["rows"][name] = {
+                "settings": settings,
+                **compare(StepClock.of_vae(rows[name], config), reference, rounds, steps),
+            }
+        if timing["seconds_reference"] is None:  # the reference comes first
+            timing["seconds_reference"] = median(seconds for _, seconds in timing["rows"][name]["rounds"])
+            timing["rows"][name]["ratio"] = 1.0
+        motion = motion_digest(rows[name])
+        if "train_motion" in training_stages(rows[name]) and motion not in timing["motion"]:
+            timing["motion"][motion] = compare(StepClock.of_motion(rows[name], config), reference, rounds, steps)
+        write_json(timing_file(config), timing)
+
+
+def compare(clock: "StepClock", reference: "StepClock", rounds: int, steps: int) -> dict[str, Any]:
+    """Seconds per step of both in `rounds` rounds, and the median of their ratios."""
+    for either in (clock, reference):
+        either.seconds_per_step(1)
+    pairs = [[round(either.seconds_per_step(steps), 6) for either in (clock, reference)] for _ in range(rounds)]
+    return {"ratio": median(ours / theirs for ours, theirs in pairs), "rounds": pairs}
+
+
+class StepClock:
+    """A training whose steps can be timed, on random clips and without loading any; the weights stay as they are."""
+
+    def __init__(self, task: TrainingTask, loop: LoopConfig, moments: Mapping[int, float], config: Experiment) -> None:
+        """moments: {step: share of the training that costs as much as this step}."""
+        device, data = choose_device(config.run.device), config.data
+        self.task, self.loop, self.moments, self.seed = task, loop, moments, config.run.seed
+        self.state = TrainingState(task, loop, Path(), device)
+        shape = (loop.global_batch_size, 3, data.num_frames, data.resolution, data.resolution)
+        video = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        names = list(range(len(video)))
+        self.batch = {"video": video.to(device), "index": names, "path": [f"clip {name}" for name in names]}
+
+    @classmethod
+    def of_vae(cls, row: Experiment, config: Experiment) -> "StepClock":
+        """Of a row's autoencoder; `config` names the run that holds the clip index."""
+        task = train_vae.build_task(row, open_index(config), build_autoencoder(row.vae))
+        return cls(task, row.vae.loop, moments_of(row), config)
+
+    @classmethod
+    def of_motion(cls, row: Experiment, config: Experiment) -> "StepClock":
+        """Of a row's motion module."""
+        return cls(train_motion.build_task(row, open_index(config)), row.motion.loop, {0: 1.0}, config)
+
+    def seconds_per_step(self, count: int) -> float:
+        """Mean over the training, from `count` steps in each of its parts."""
+        total = 0.0
+        for step, share in self.moments.items():
+            started = time.perf_counter()
+            for _ in range(count):
+                self._train(step)
+            total += share * (time.perf_counter() - started) / count
+        return total
+
+    def _train(self, step: int) -> None:
+        draws = Draws(self.seed, self.task.stage, step, self.batch["index"])
+        for player in self.task.prepare_step(step):
+            optimizer = self.state.optimizers[player]
+            update_player(self.task, player, optimizer, self.batch, draws, step, 0.0, self.loop)
+        self.state.ema.step(self.state.ema_parameters)
+
+
+def moments_of(config: Experiment) -> dict[int, float]:
+    """The first step of each part of a training that costs differently, and the part's share of all steps."""
+    vae, steps = config.vae, config.vae.loop.steps
+    starts = {0, vae.adaptation.phase_two_step, *([vae.gan.start_step] if vae.gan.weight else [])}
+    inside = sorted(start for start in starts if 0 <= start < max(steps, 1))
+    return {
+        start: (stop - start) / max(steps, 1) for start, stop in zip(inside, [*inside[1:], max(steps, 1)], strict=True)
+    }
+
+
+def steps_within_time(config: Experiment, rows: Mapping[str, Experiment], timing: Timing) -> dict[str, int]:
+    """Steps of every row with budget time: as many as take the time that the row `like` takes for its own.
+
+    Raises ValueError when rows were not timed, and when the motion module's training alone takes longer.
+    """
+    section, steps = config.ablation, {}
+    for name in rows:
+        row = section.rows[name]
+        if row.budget != "time":
+            continue
+        like = row.like or reference_row(section)
+        for needed in (name, like):
+            if needed not in timing["rows"]:
+                raise ValueError(f"ablation.rows.{name} has budget time: set ablation.timing_rounds to 1 or more")
+        budget = total_seconds(like, row_config(config, like), timing, row.count_motion)
+        seconds_before = motion_seconds(rows[name], timing) if row.count_motion else 0.0
+        steps[name] = round((budget - seconds_before) / row_seconds_per_step(name, timing))
+        if steps[name] < 1:
+            raise ValueError(
+                f"ablation.rows.{name} has no time left: its motion module takes {seconds_before:.0f} s and {like} "
+                f"{budget:.0f} s in all; use fewer motion.loop.steps, or count_motion: false"
+            )
+    return steps
+
+
+def total_seconds(name: str, config: Experiment, timing: Timing, with_motion: bool) -> float:
+    """Expected seconds of a row's training, at the pace at which the reference was timed."""
+    seconds = config.vae.loop.steps * row_seconds_per_step(name, timing)
+    return seconds + (motion_seconds(config, timing) if with_motion else 0.0)
+
+
+def row_seconds_per_step(name: str, timing: Timing) -> float:
+    """Seconds per step of a row, at the pace at which the reference was timed."""
+    return timing["rows"][name]["ratio"] * timing["seconds_reference"]
+
+
+def motion_seconds(config: Experiment, timing: Timing) -> float:
+    """Expected seconds for training a row's motion module; 0 for a row without its own."""
+    if "train_motion" not in training_stages(config):
+        return 0.0
+    ratio = timing["motion"][motion_digest(config)]["ratio"]
+    return config.motion.loop.steps * ratio * timing["seconds_reference"]
