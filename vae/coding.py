@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from einops import rearrange, repeat
 
-from vae.decoupling import normalise_motion, predict, recouple
+from vae.decoupling import normalise_motion, predict
 from vae.gaussian import Gaussian
 from vae.interface import ComponentPair, Latents
 from vae.scale_space_flow import enlarge_motion
@@ -38,12 +38,7 @@ class Coding:
     prediction: torch.Tensor | None = None  # W(x^_0, m^)
     residual: torch.Tensor | None = None  # r
     decoded_residual: torch.Tensor | None = None  # r^
-
-    @property
-    def reconstruction(self) -> torch.Tensor:
-        """x^ with frame 0 where the chunk has it, (b, 3, t, h, w), not clipped."""
-        frames = recouple(self.prediction, self.decoded_residual)  # DeCo-VAE Eq. 8
-        return self.with_first_frame(frames, as_frame(self.decoded_keyframe))
+    reconstruction: torch.Tensor | None = None  # x^ with frame 0 where the chunk has it, not clipped
 
     def with_first_frame(self, frames: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         """Put `first` (b, c, 1, h, w) in front of (b, c, t, h, w) where the chunk's components lack frame 0."""
@@ -100,7 +95,6 @@ def shown_components(coding: Coding) -> dict[str, torch.Tensor]:
         "decoded_warped": (coding.prediction, decoded_first),
     }
     frames = {name: coding.with_first_frame(x, start) for name, (x, start) in shown.items()}
-    reconstruction = coding.reconstruction
     for name, image in (("keyframe", coding.keyframe), ("decoded_keyframe", coding.decoded_keyframe)):
-        frames[name] = repeat(image, "b c h w -> b c t h w", t=reconstruction.shape[2])
-    return frames | {"reconstruction": reconstruction}
+        frames[name] = repeat(image, "b c h w -> b c t h w", t=coding.reconstruction.shape[2])
+    return frames | {"reconstruction": coding.reconstruction}

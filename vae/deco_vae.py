@@ -126,6 +126,8 @@ class DeCoVAE(VideoAutoencoder):
     def _code_and_decode(self, video: torch.Tensor, state: CodingState, sample: bool, generator: Generators) -> Coding:
         coding = self._code(video, state, sample, generator)
         coding.decoded_residual = self._decode_part("residual", coding.latents, state, coding.prediction)  # r^
+        frames = recouple(coding.prediction, coding.decoded_residual)  # Eq. 8
+        coding.reconstruction = coding.with_first_frame(frames, as_frame(coding.decoded_keyframe))
         return coding
 
     def _code(self, video: torch.Tensor, state: CodingState, sample: bool, generator: Generators) -> Coding:
