@@ -108,6 +108,36 @@ class AblationSection:
 
 
 @dataclass(frozen=True)
+class BenchmarkSection:
+    """Measuring speed and memory with random weights; overlays of the configuration and published models are rows."""
+
+    models: tuple[str, ...] = (
+        *("deco_vae", "deco_vae_paper", "deco_vae_repeat", "plain_vae"),
+        *("AutoencoderKLWan", "AutoencoderKLCogVideoX", "AutoencoderKLHunyuanVideo"),
+    )  # rows of the table; besides these, the name of any file in configs/overlays
+    num_frames: int = 17  # frames of the clip, 4n + 1
+    resolution: int = 256  # height and width of the clip, a multiple of 16
+    precision: str = "fp32"  # fp32 or bf16 (autocast), of every row
+    compile: bool = False  # torch.compile of our models' blocks, in every row
+    rounds: int = 3  # processes per row; the rows take turns
+    warm_up: int = 1  # passes in each process before those that count
+    repeats: int = 5  # passes in each process that count
+    max_seconds: float = 20.0  # no further pass after so many seconds; a first pass longer than that counts
+    options: tuple[str, ...] = ("bf16", "channels_last_3d", "compile", "training", "gradient_checkpointing")  # measured too
+
+    def __post_init__(self) -> None:
+        if self.num_frames % 4 != 1 or self.resolution % 16 or self.resolution < 16:
+            raise ValueError(
+                f"benchmark.num_frames is {self.num_frames} and benchmark.resolution {self.resolution}, but must be "
+                "4n + 1 and a multiple of 16"
+            )
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"benchmark.precision is {self.precision!r}, but must be fp32 or bf16")
+        if min(self.rounds, self.repeats) < 1 or self.warm_up < 0 or not self.models:
+            raise ValueError("benchmark.rounds and repeats must be 1 or more, warm_up 0 or more, and models not empty")
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Everything a YAML can set."""
 
@@ -119,6 +149,7 @@ class Experiment:
     sample: SampleSection = field(default_factory=SampleSection)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     ablation: AblationSection = field(default_factory=AblationSection)
+    benchmark: BenchmarkSection = field(default_factory=BenchmarkSection)
     run: RunConfig = field(default_factory=RunConfig)
 
 

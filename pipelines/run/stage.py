@@ -23,6 +23,7 @@ def main(
     sections: Sequence[str],
     describe: Callable[[T], str] | None = None,
     arguments: Sequence[str] | None = None,
+    command: str = "",
 ) -> NoReturn:
     """Run one stage from the command line and exit: 0 done, 2 for what the user can mend, 130 / 143 when interrupted.
 
@@ -30,10 +31,11 @@ def main(
     sections: the sections that this stage reads; --help and run.dry_run show these.
     describe: what run.dry_run prints besides the settings, such as parameter counts and steps.
     arguments: the command line without the program's name; the process's own when None.
+    command: how --help calls the program; pipelines/NAME.py when empty.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if any(argument in ("--help", "-h") for argument in given):
-        print(_help(name, schema, sections))
+        print(_help(command or f"pipelines/{name}.py", schema, sections))
         sys.exit(0)
     try:
         config = load_config(schema, given, DEFAULT_CONFIG)
@@ -82,8 +84,8 @@ def select(config: Any, sections: Sequence[str]) -> dict[str, Any]:
     return {section: settings[section] for section in sections}
 
 
-def _help(name: str, schema: type, sections: Sequence[str]) -> str:
-    usage = f"python pipelines/{name}.py [CONFIG.yaml [overlay.yaml ...]] [key=value ...]"
+def _help(command: str, schema: type, sections: Sequence[str]) -> str:
+    usage = f"python {command} [CONFIG.yaml [overlay.yaml ...]] [key=value ...]"
     default = f"Without a configuration file it takes configs/{DEFAULT_CONFIG.name}; the same command resumes."
     options = describe_options(schema, sections)
     return f"{usage}\n\n{GRAMMAR}\n{default}\n\nOptions (type = default, then their meaning):\n{options}"
