@@ -9,6 +9,7 @@ from vae.encoder import BackboneConfig
 from vae.interface import VideoAutoencoder
 from vae.motion_module import MotionModuleConfig
 from vae.registry import MODELS
+from vae.rivals.concat_vae import ConcatVaeConfig
 from vae.rivals.plain_vae import PlainVaeConfig
 
 TINY = BackboneConfig(low_width=8, high_width=16, separate_blocks=1, fusion_blocks=1)
@@ -45,8 +46,9 @@ VARIANTS = {
     "first_frame_latent": ("deco_vae", DecoVaeConfig(**DEFAULT, first_frame_latent=True)),
     "context_both": ("deco_vae", DecoVaeConfig(**DEFAULT, residual_context="both", first_frame_latent=True)),
     "paper": ("deco_vae", DecoVaeConfig(**PAPER)),
+    "concat": ("concat_vae", ConcatVaeConfig(TINY, TINY, latent_channels=6, motion_module=MotionModuleConfig(width=8))),
 }
-CAUSAL = [name for name in VARIANTS if name != "paper"]
+CAUSAL = [name for name in VARIANTS if name not in ("paper", "concat")]
 
 
 def tiny_vae(variant: str, seed: int = 0) -> VideoAutoencoder:

@@ -9,18 +9,25 @@ from pathlib import Path
 from vae.deco_vae import DeCoVAE
 from vae.deco_vae_config import DecoVaeConfig
 from vae.interface import VideoAutoencoder
+from vae.rivals.concat_vae import ConcatVAE, ConcatVaeConfig
 from vae.rivals.plain_vae import PlainVAE, PlainVaeConfig
 
-MODELS: dict[str, type[VideoAutoencoder]] = {"deco_vae": DeCoVAE, "plain_vae": PlainVAE}
+MODELS: dict[str, type[VideoAutoencoder]] = {"deco_vae": DeCoVAE, "plain_vae": PlainVAE, "concat_vae": ConcatVAE}
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
     """Which autoencoder, and the architecture of each; only the named one is built."""
 
-    name: str = "deco_vae"  # deco_vae, or plain_vae (no decoupling, the control)
+    name: str = "deco_vae"  # deco_vae, plain_vae (no decoupling) or concat_vae (one encoder for all components)
     deco_vae: DecoVaeConfig = field(default_factory=DecoVaeConfig)  # architecture of deco_vae
     plain_vae: PlainVaeConfig = field(default_factory=PlainVaeConfig)  # architecture of plain_vae
+    concat_vae: ConcatVaeConfig = field(default_factory=ConcatVaeConfig)  # architecture of concat_vae
+
+    @property
+    def has_motion_module(self) -> bool:
+        """Whether the named autoencoder is built with a motion module."""
+        return {"deco_vae": self.deco_vae.motion, "concat_vae": True}.get(self.name, False)
 
 
 def build_autoencoder(config: AutoencoderConfig) -> VideoAutoencoder:

@@ -1,0 +1,146 @@
+"""The control with one encoder for everything (the paper's row "Concat"): the clip is decoupled as in DeCo-VAE, then
+keyframe copies, motion and residual are put on the channel axis and coded together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from einops import repeat
+from torch import nn
+
+from vae.bottleneck import LinearRecovery, Measurement, SparseRecovery
+from vae.coding import Coding, coding_statistics, component_pairs, shown_components
+from vae.decoder import Decoder
+from vae.decoupling import decouple, denormalise_motion, normalise_motion, predict, recouple, split_keyframe
+from vae.encoder import PIXEL_CHANNELS, BackboneConfig, Encoder
+from vae.gaussian import Gaussian, Generators
+from vae.interface import TEMPORAL_COMPRESSION, Coded, Encoding, Latents, VideoAutoencoder, typed_config
+from vae.motion_module import MotionModule, MotionModuleConfig
+from vae.scale_space_flow import enlarge_motion
+
+COMPONENT_CHANNELS = [PIXEL_CHANNELS] * 3  # keyframe, motion, residual
+
+
+@dataclass(frozen=True)
+class ConcatVaeConfig:
+    """Architecture of the video VAE with one encoder for all components."""
+
+    encoder: BackboneConfig = field(default_factory=BackboneConfig)  # size of the encoder
+    decoder: BackboneConfig = field(default_factory=BackboneConfig)  # size of the decoder
+    patch_size: int = 4  # patch height and width after the wavelet; 4 gives 1/8 of the pixels
+    latent_channels: int = 48  # channels of the latent; 48 are as many values as three latents of 16
+    bottleneck: str = "compressed_sensing"  # compressed_sensing (LeanVAE's ISTA) or linear
+    motion_module: MotionModuleConfig = field(default_factory=MotionModuleConfig)  # size of the motion module
+
+
+class ConcatVAE(VideoAutoencoder):
+    """(b, 3, 4n + 1, h, w) <-> {"video": (b, c, n + 1, h / 8, w / 8)}, by way of nine channels. Open loop (Eq. 6)."""
+
+    _supports_gradient_checkpointing = True
+    causal = False  # the decoded copies of the keyframe are averaged over time
+
+    @register_to_config
+    def __init__(self, architecture: dict) -> None:
+        super().__init__()
+        self.architecture = config = typed_config(ConcatVaeConfig, architecture)
+        self.size_multiple = 2 * config.patch_size
+        width, channels = config.decoder.width, sum(COMPONENT_CHANNELS)
+        self.motion_module = MotionModule(asdict(config.motion_module))
+        self.encoder = Encoder(config.encoder, config.patch_size, first_frame=True, groups=True, channels=channels)
+        self.measurement = Measurement(config.encoder.width, width, config.latent_channels)
+        self.projection = nn.Linear(config.latent_channels, width, bias=False)
+        self.recovery = SparseRecovery(width) if config.bottleneck == "compressed_sensing" else LinearRecovery()
+        self.decoder = Decoder(config.decoder, config.patch_size, first_frame=True, groups=True, channels=channels)
+
+    def latent_shapes(self, clip_shape: tuple[int, int, int]) -> dict[str, tuple[int, int, int, int]]:
+        """(t, h, w) of a clip -> {"video": (c, t', h', w')}."""
+        num_frames, height, width = clip_shape
+        num_latents = 1 + (num_frames - 1) // TEMPORAL_COMPRESSION
+        size = (height // self.size_multiple, width // self.size_multiple)
+        return {"video": (self.architecture.latent_channels, num_latents, *size)}
+
+    def motion_modules(self) -> list[nn.Module]:
+        """M."""
+        return [self.motion_module]
+
+    def new_state(self) -> None:
+        """Nothing passes from chunk to chunk: a clip is one chunk."""
+
+    def encode_chunk(self, video: torch.Tensor, state: None, sample: bool, generator: Generators) -> Encoding:
+        """One encoder on the nine channels."""
+        posterior = self._measure(*self._decouple(video))
+        latent = posterior.sample(generator) if sample else posterior.mean
+        return Encoding({"video": posterior}, {"video": latent}, tuple(video.shape[2:]))
+
+    def decode_chunk(self, latents: Latents, state: None) -> torch.Tensor:
+        """DeCo-VAE Eq. 8."""
+        keyframe, motion, residual = self._decode_components(latents["video"])
+        return recouple(predict(keyframe, motion, residual.shape[2]), residual)
+
+    def components_chunk(self, video: torch.Tensor, state: None) -> dict[str, torch.Tensor]:
+        """`vae.coding.shown_components` of a clip."""
+        return shown_components(self._code_and_decode(video, sample=False, generator=None))
+
+    def forward(self, video: torch.Tensor, sample: bool = True, generator: Generators = None) -> Coded:
+        """Encode and decode in one pass."""
+        self.check_video(video)
+        coding = self._code_and_decode(video, sample, generator)
+        pairs = component_pairs(coding, video, closed_loop=False)
+        return Coded(coding.posterior, coding.latents, coding.reconstruction, pairs, coding_statistics(coding))
+
+    # ------------------------------------------------------------------ coding
+
+    def _code_and_decode(self, video: torch.Tensor, sample: bool, generator: Generators) -> Coding:
+        keyframe, motion, residual = self._decouple(video)
+        posterior = self._measure(keyframe, motion, residual)
+        latent = posterior.sample(generator) if sample else posterior.mean  # Eq. 2
+        decoded_keyframe, decoded_motion, decoded_residual = self._decode_components(latent)
+        prediction = predict(decoded_keyframe, decoded_motion, video.shape[2])
+        return Coding(
+            keyframe,
+            decoded_keyframe,
+            starts_clip=True,
+            holds_first_frame=True,
+            posterior={"video": posterior},
+            latents={"video": latent},
+            motion=motion,
+            decoded_motion=decoded_motion,
+            prediction=prediction,
+            residual=residual,
+            decoded_residual=decoded_residual,
+            reconstruction=recouple(prediction, decoded_residual),
+        )
+
+    def _decouple(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x_0 (b, 3, h, w), m and r (b, 3, t, h, w), frame 0 included."""
+        keyframe, _ = split_keyframe(video)
+        motion = enlarge_motion(self.motion_module(video, keyframe), video.shape[-2:])  # Eq. 4
+        return keyframe, motion, decouple(video, predict(keyframe, motion, video.shape[2]))  # Eq. 6
+
+    def _measure(self, keyframe: torch.Tensor, motion: torch.Tensor, residual: torch.Tensor) -> Gaussian:
+        copies = repeat(keyframe, "b c h w -> b c t h w", t=residual.shape[2])  # Eq. 7: X_k = T (x) x_0
+        components = torch.cat([copies, normalise_motion(motion), residual], dim=1)  # (b, 9, t, h, w)
+
+        def network(tile: torch.Tensor, place: tuple[int, int]) -> torch.Tensor:
+            features, _ = self.encoder(tile)
+            posterior = self.measurement(features)
+            return torch.cat([posterior.mean, posterior.log_variance], dim=1)
+
+        moments = self.by_tiles(network, components, 1, self.size_multiple)
+        return Gaussian(*moments.split([self.architecture.latent_channels] * 2, dim=1))
+
+    def _decode_components(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x^_0 (b, 3, h, w), m^ and r^ (b, 3, t, h, w)."""
+
+        def network(tile: torch.Tensor, place: tuple[int, int]) -> torch.Tensor:
+            coded = torch.einsum("bcthw->bthwc", tile)
+            features, _ = self.recovery(self.projection(coded), coded, self.measurement.phi)
+            components, _ = self.decoder(features, starts_with_image=True)
+            return components
+
+        components = self.by_tiles(network, latent, self.size_multiple, 1)
+        copies, motion, residual = components.split(COMPONENT_CHANNELS, dim=1)
+        return copies.mean(dim=2), denormalise_motion(motion), residual
