@@ -23,7 +23,7 @@ from pipelines.run.stage import main, select
 from vae.decoupling import split_keyframe
 from vae.motion_module import MotionModule
 from vae.motion_trainer import MotionTask
-from vae.scale_space_flow import warp
+from vae.scale_space_flow import enlarge_motion, warp
 from vae.ssf2020 import load_ssf2020
 
 STAGE = "train_motion"
@@ -132,7 +132,7 @@ def write_preview(model: MotionModule, video: torch.Tensor, folder: Path, step: 
 
     video = video[:NUM_PREVIEW_CLIPS].to(model.device)
     keyframe, _ = split_keyframe(video)
-    motion = model(video, keyframe)
+    motion = enlarge_motion(model(video, keyframe), (video.shape[-2], video.shape[-1]))
     warped = warp(keyframe, motion)
     strips = [
         film_strip(pixels, 9)

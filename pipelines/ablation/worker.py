@@ -1,10 +1,7 @@
-"""One run of an ablation: python -m pipelines.ablation.worker motion|row|timing runs/NAME/RUN/experiment.yaml
+"""One run of an ablation, in a child process of `ablate`: ordinary stages, with their output in the run's log.txt."""
 
-Started by `ablate` as a child process; ends when its standard input is closed, i.e. when `ablate` was killed.
-"""
-
+import multiprocessing
 import os
-import sys
 import threading
 from collections.abc import Callable
 
@@ -28,18 +25,22 @@ WORK: dict[str, tuple[str, Callable[[Experiment], None]]] = {
 }
 
 
-def end_with_parent() -> None:
-    """Ends this process, from a thread, as soon as the other end of its standard input is closed."""
+def work(kind: str, experiment: str, log: str) -> None:
+    """Do one job and exit as its stage does: 0, 2 with one sentence in the log, 130 / 143 when interrupted.
 
-    def wait() -> None:
-        while os.read(0, 1):
-            pass
-        os._exit(1)
+    kind: motion, row or timing. experiment: the YAML of the run. Ends at once when the parent is killed.
+    """
+    os.setsid()  # Ctrl-C reaches the parent alone, which then ends this process in its own way
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    stage, run = WORK[kind]
+    main(stage, run, Experiment, ("data", "motion", "vae", "run"), arguments=[experiment])
 
-    threading.Thread(target=wait, daemon=True).start()
 
-
-if __name__ == "__main__":
-    end_with_parent()
-    stage, work = WORK[sys.argv[1]]
-    main(stage, work, Experiment, ("data", "motion", "vae", "run"), arguments=sys.argv[2:])
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "work runs in a child process"
+    parent.join()
+    os._exit(1)
