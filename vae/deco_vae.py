@@ -20,6 +20,7 @@ from vae.encoder import PIXEL_CHANNELS, Encoder, PatchProjection
 from vae.gaussian import Gaussian, Generators
 from vae.interface import TEMPORAL_COMPRESSION, Coded, Encoding, Latents, VideoAutoencoder, typed_config
 from vae.motion_module import MotionModule
+from vae.precision import at_least_fp32
 from vae.wavelet import SPATIOTEMPORAL_NUM_BANDS, haar_spatiotemporal
 
 
@@ -181,11 +182,11 @@ class DeCoVAE(VideoAutoencoder):
 
     def _code_no_frames(self, coding: Coding, frames: torch.Tensor) -> Coding:
         """A single image: motion and residual are there, with no frames."""
-        coding.prediction = coding.residual = frames.float()
+        coding.prediction = coding.residual = at_least_fp32(frames)
         height, width = (size // self.size_multiple for size in frames.shape[-2:])
         for part in self.architecture.parts[1:]:
             channels = getattr(self.architecture.latent_channels, part)
-            empty = frames.new_zeros(frames.shape[0], channels, 0, height, width).float()
+            empty = at_least_fp32(frames.new_zeros(frames.shape[0], channels, 0, height, width))
             coding.posterior[part], coding.latents[part] = Gaussian(empty, empty), empty
         return coding
 

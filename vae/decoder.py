@@ -8,6 +8,7 @@ from torch import nn
 
 from vae.blocks import BlockStack, Past
 from vae.encoder import PIXEL_CHANNELS, BackboneConfig
+from vae.precision import at_least_fp32
 from vae.wavelet import (
     SPATIAL_NUM_BANDS,
     SPATIOTEMPORAL_NUM_BANDS,
@@ -33,7 +34,7 @@ class PatchHead(nn.Module):
             rearrange(part, "b t h w (c r p q) -> b c (t r) (h p) (w q)", r=r, p=p, q=q)
             for part in (self.low(low), self.high(high))
         ]
-        return torch.cat(bands, dim=1).float()
+        return at_least_fp32(torch.cat(bands, dim=1))
 
 
 class Decoder(nn.Module):

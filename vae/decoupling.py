@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from einops import rearrange, repeat
 
+from vae.precision import at_least_fp32
 from vae.scale_space_flow import warp
 
 # Motion is brought to about the spread of RGB before it is encoded (measured best on real clips).
@@ -24,7 +25,7 @@ def predict(keyframe: torch.Tensor, motion: torch.Tensor | None, num_frames: int
     motion: flow x, flow y in pixels and level index; None: the keyframe is repeated t = num_frames times, not moved.
     """
     if motion is None:
-        return repeat(keyframe.float(), "b c h w -> b c t h w", t=num_frames)
+        return repeat(at_least_fp32(keyframe), "b c h w -> b c t h w", t=num_frames)
     return warp(keyframe, motion)  # DeCo-VAE Eq. 5: warp the keyframe
 
 

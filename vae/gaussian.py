@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
+from vae.precision import at_least_fp32
+
 Generators = torch.Generator | list[torch.Generator] | None
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -27,10 +29,10 @@ class Gaussian:
 
     def kl(self) -> torch.Tensor:
         """KL(self || N(0, 1)) in nats, summed over everything but the batch: (b,)."""
-        mean, log_variance = self.mean.float(), self.log_variance.float()
+        mean, log_variance = at_least_fp32(self.mean), at_least_fp32(self.log_variance)
         return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).flatten(1).sum(dim=1)
 
     @staticmethod
     def from_moments(mean: torch.Tensor, log_variance: torch.Tensor) -> Gaussian:
         """Build from network outputs (any float dtype); the log-variance is clamped to [-30, 20]."""
-        return Gaussian(mean.float(), log_variance.float().clamp(*LOG_VARIANCE_RANGE))
+        return Gaussian(at_least_fp32(mean), at_least_fp32(log_variance).clamp(*LOG_VARIANCE_RANGE))

@@ -15,6 +15,7 @@ from diffusers.configuration_utils import register_to_config
 from einops import rearrange
 from torch import nn
 
+from vae.precision import at_least_fp32
 from vae.scale_space_flow import NUM_LEVELS, pad_to_multiple
 
 INITIAL_LEVEL = 0.1  # nearly sharp, but inside the volume: at level 0 the border has no gradient
@@ -77,7 +78,7 @@ class MotionModule(ModelMixin, ConfigMixin):
         height, width = current.shape[-2:]
         # DeCo-VAE Eq. 4: m_t = M(Concat(x_t, x_0)); M reads RGB in [0, 1]
         pair = (torch.cat([current, reference], dim=1) + 1) / 2
-        motion = self.motion_decoder(self.motion_encoder(pad_to_multiple(pair))).float()
+        motion = at_least_fp32(self.motion_decoder(self.motion_encoder(pad_to_multiple(pair))))
         flow, level = motion[..., :height, :width].split([2, 1], dim=1)
         motion = torch.cat([flow * self.downscale, level.clamp(0, NUM_LEVELS)], dim=1)
         return rearrange(motion, "(b t) c h w -> b c t h w", t=num_frames)

@@ -1,7 +1,7 @@
 """Scale-space flow: warp an image by a flow that may also blur (Agustsson et al., CVPR 2020). Pure functions.
 
 Flow is in pixels, the scale is a level index of the Gaussian volume: 0 = sharp, 1 = blurred by sigma_0, ... NUM_LEVELS.
-Everything here computes in fp32 whatever the autocast state.
+Everything here computes in fp32 (fp64 for fp64) whatever the autocast state.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import math
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+
+from vae.precision import at_least_fp32
 
 SIGMA_0 = 1.5
 NUM_LEVELS = 5  # blurred slices; with the sharp one the volume has NUM_LEVELS + 1
@@ -60,8 +62,8 @@ def gaussian_volume(image: torch.Tensor) -> torch.Tensor:
 def sampling_grid(flow_pixels: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
     """flow (b, 2, t, h, w) in pixels (x, y), level (b, 1, t, h, w) -> grid_sample coordinates (b, t, h, w, 3)."""
     height, width = flow_pixels.shape[-2:]
-    columns = torch.arange(width, device=flow_pixels.device, dtype=torch.float32)
-    rows = torch.arange(height, device=flow_pixels.device, dtype=torch.float32)
+    columns = torch.arange(width, device=flow_pixels.device, dtype=flow_pixels.dtype)
+    rows = torch.arange(height, device=flow_pixels.device, dtype=flow_pixels.dtype)
     flow_x, flow_y = flow_pixels.unbind(dim=1)  # (b, t, h, w) each
     x = (2 * (columns + flow_x) + 1) / width - 1
     y = (2 * (rearrange(rows, "h -> h 1") + flow_y) + 1) / height - 1
@@ -87,7 +89,7 @@ def warp(image: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
     """
     height, width = image.shape[-2:]
     with torch.autocast(image.device.type, enabled=False):
-        image, motion = image.float(), enlarge_motion(motion.float(), (height, width))
+        image, motion = at_least_fp32(image), enlarge_motion(at_least_fp32(motion), (height, width))
         # The frames of the motion are the depth of the grid: one volume serves all of them, without copies.
         volume = gaussian_volume(pad_to_multiple(image))  # (b, c, 6, H, W)
         frames = pad_to_multiple(rearrange(motion, "b c t h w -> (b t) c h w"))
