@@ -6,8 +6,9 @@ Writes runs/<run>/ablation.json and ablation.md after each run that ends; killed
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipelines import prepare_data, train_vae
 from pipelines.ablation.plan import (
@@ -22,7 +23,7 @@ from pipelines.ablation.pool import run_jobs, say
 from pipelines.ablation.scores import scoring_options
 from pipelines.ablation.table import build_table, to_markdown
 from pipelines.ablation.timing import Timing, missing_rows, read_timing, steps_within_time
-from pipelines.data.clip_index import ClipIndex
+from pipelines.data.clip_index import SPLITS, ClipIndex
 from pipelines.experiment import Experiment
 from pipelines.prepare_data import open_index
 from pipelines.run.config import load_config
@@ -47,13 +48,20 @@ def run(config: Experiment) -> None:
             check_same(job)
             share_index(job, config)
         waiting = [job for job in jobs if not is_done(job, index)]
-        write_table(config, jobs, timing, {})
-        failed = run_jobs(waiting, config.ablation.processes, lambda failed: write_table(config, jobs, timing, failed))
+
+        def write_table(failed: Mapping[str, str]) -> None:
+            table = build_table(config, rows, jobs, timing, failed)
+            write_json(folder.path.parent / "ablation.json", {"data": describe_data(index), **table})
+            write_text(folder.path.parent / "ablation.md", to_markdown(table))
+
+        write_table({})
+        failed = run_jobs(waiting, config.ablation.processes, write_table)
+        write_table(failed)
         if failed:
             name, reason = next(iter(failed.items()))
             raise ValueError(f"{len(failed)} of {len(jobs)} runs failed, such as {name} ({reason}); see its log.txt")
         folder.finish({"runs": len(jobs)})
-        print(to_markdown(build_table(config, jobs, timing, failed)))
+        print((folder.path.parent / "ablation.md").read_text(encoding="utf-8"))
 
 
 def time_rows(config: Experiment) -> Timing:
@@ -109,12 +117,10 @@ def is_done(job: Job, index: ClipIndex) -> bool:
     return scores.exists() and json.loads(scores.read_text())["options"] == scoring_options(job.config)
 
 
-def write_table(config: Experiment, jobs: Sequence[Job], timing: Timing, failed: Mapping[str, str]) -> None:
-    """ablation.json and ablation.md of all that is finished."""
-    table = build_table(config, jobs, timing, failed)
-    folder = Path(config.run.root) / config.run.name
-    write_json(folder / "ablation.json", table)
-    write_text(folder / "ablation.md", to_markdown(table))
+def describe_data(index: ClipIndex) -> dict[str, Any]:
+    """Which clips the table is about."""
+    splits = {split: [entry.path for entry in index.entries if entry.split == split] for split in SPLITS}
+    return {"fingerprint": index.fingerprint, "train": len(splits["train"]), "validation": splits["validation"]}
 
 
 def describe(config: Experiment) -> str:

@@ -60,8 +60,7 @@ def chosen_rows(section: AblationSection) -> dict[str, AblationRow]:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
             raise ValueError(f"ablation.rows has a row {name!r}: use a name of letters, digits and _ . - only")
     wanted = section.only or tuple(section.rows)
-    references = [reference_row(section), *(row.like for name, row in section.rows.items() if name in wanted)]
-    for name in (*wanted, *filter(None, references)):
+    for name in (*wanted, reference_row(section), *(row.like for row in section.rows.values() if row.like)):
         if name not in section.rows:
             raise ValueError(f"ablation names a row {name!r} that does not exist: choose of {', '.join(section.rows)}")
     for name, row in section.rows.items():

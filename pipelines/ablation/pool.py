@@ -41,13 +41,14 @@ def run_jobs(jobs: Sequence[Job], processes: int, ended: Callable[[dict[str, str
                 for job in ready[: processes - len(running)]:
                     waiting.remove(job)
                     running[_start(job)] = job
-                    say(f"{job.name} started, {len(waiting)} more to start")
+                    say(f"{job.name} starts")
                 time.sleep(SECONDS_BETWEEN_LOOKS)
                 for child in [child for child in running if child.exitcode is not None]:
                     job = running.pop(child)
                     if child.exitcode and not is_stopping:
                         failed[job.name] = _last_line(job.path / "log.txt") or f"ended with {child.exitcode}"
-                    say(f"{job.name} {failed.get(job.name, 'is stopped' if child.exitcode else 'is done')}")
+                    outcome = failed.get(job.name, "is stopped" if child.exitcode else "is done")
+                    say(f"{job.name} {outcome}; {len(waiting) + len(running)} of {len(jobs)} runs left")
                     ended(failed)
             if is_stopping:
                 raise SystemExit(128 + interruption.signal_number)

@@ -2,20 +2,27 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from pipelines.ablation.plan import Job, reference_row
 from pipelines.ablation.scores import group_of
-from pipelines.ablation.timing import Timing, row_seconds_per_step
+from pipelines.ablation.timing import Timing, seconds_per_step
 from pipelines.experiment import AblationSection, Experiment
 
 METRICS = ("psnr", "ssim", "psnr_first_frame", "psnr_keyframe", "psnr_warp", "psnr_warp_decoded")
 Run = dict[str, Any]
 
 
-def build_table(config: Experiment, jobs: Sequence[Job], timing: Timing, failed: Mapping[str, str]) -> dict[str, Any]:
+def build_table(
+    config: Experiment,
+    rows: Mapping[str, Experiment],
+    jobs: Sequence[Job],
+    timing: Timing,
+    failed: Mapping[str, str],
+) -> dict[str, Any]:
     """Everything the table says, from the runs that are finished.
 
     A score is {"mean", "spread", "per_seed"}: means over the groups' means over clips; the spread is the standard
@@ -23,23 +30,21 @@ def build_table(config: Experiment, jobs: Sequence[Job], timing: Timing, failed:
     """
     section = config.ablation
     runs = {job.name: read_run(job, section) for job in jobs if job.kind == "row"}
-    names = list(dict.fromkeys(job.row for job in jobs if job.kind == "row"))
-    by_row = {name: {job.seed: runs[job.name] for job in jobs if job.row == name} for name in names}
+    by_row = {name: {job.seed: runs[job.name] for job in jobs if job.row == name} for name in rows}
     finished = {name: {seed: run for seed, run in of.items() if run} for name, of in by_row.items()}
     reference = reference_row(section)
-    rows = []
-    for name in names:
-        row = section.rows[name]
-        entry: dict[str, Any] = {"name": name, "overlays": list(row.overlays), "set": list(row.set)}
-        entry |= {"budget": row.budget, "seeds": len(by_row[name]), "seeds_finished": len(finished[name])}
+    entries = []
+    for name, changed in rows.items():
+        row, seconds = section.rows[name], seconds_per_step(changed, timing)
+        entry: dict[str, Any] = {"name": name, **asdict(row), "like": row.like or reference}
+        entry |= {"seeds": len(by_row[name]), "seeds_finished": len(finished[name])}
         problems = {job.name: failed[job.name] for job in jobs if job.row == name and job.name in failed}
         entry |= {"failed": problems} if problems else {}
-        if name in timing["rows"]:
-            entry["seconds_per_step"] = round(row_seconds_per_step(name, timing), 5)
+        entry["seconds_per_step"] = None if seconds is None else round(seconds, 5)
         if finished[name]:
             entry |= summarise(finished[name], finished.get(reference, {}))
-        rows.append(entry)
-    return {"reference": reference, "timing_reference_seconds": timing["seconds_reference"], "rows": rows}
+        entries.append(entry)
+    return {"reference": reference, "groups": list(section.groups), "rows": entries}
 
 
 def read_run(job: Job, section: AblationSection) -> Run | None:
@@ -147,7 +152,7 @@ def to_markdown(table: Mapping[str, Any]) -> str:
 def _row_cells(row: Mapping[str, Any]) -> list[str]:
     components = [_value(row[name]) for name in ("psnr_keyframe", "psnr_warp", "psnr_warp_decoded")]
     size = [f"{row['latent_values']:,}", f"{row['parameters']['vae']:,}", f"{row['parameters']['motion_module']:,}"]
-    seconds = f"{row['seconds_per_step']:.3f}" if "seconds_per_step" in row else "-"
+    seconds = "-" if row["seconds_per_step"] is None else f"{row['seconds_per_step']:.3f}"
     cost = [f"{row['gflops']:.2f}", str(row["steps"]), seconds]
     cost += [f"{row['seconds']:.0f}", f"{row['seconds_with_motion']:.0f}"]
     scores = [_value(row["psnr"]), _value(row["difference"], "+.2f"), _value(row["ssim"], ".4f")]

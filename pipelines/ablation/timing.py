@@ -41,15 +41,15 @@ def timing_file(config: Experiment) -> Path:
 
 
 def read_timing(config: Experiment) -> Timing:
-    """{"reference", "seconds_reference", "rows": {row: {"ratio", "settings", "rounds"}}, "motion": {digest: ...}}.
+    """{"reference", "seconds_reference", "rows": {settings: {"ratio", "rounds", "row"}}, "motion": {settings: ...}}.
 
-    Empty where nothing was measured, or when the reference row was another one.
+    Rows of the same settings are one entry. Empty where nothing was measured, or the reference row was another one.
     """
-    file, name = timing_file(config), reference_row(config.ablation)
+    file = timing_file(config)
+    reference = settings_digest(row_config(config, reference_row(config.ablation)))
     timing = json.loads(file.read_text()) if file.exists() else {}
-    settings = settings_digest(row_config(config, name))
-    if timing.get("reference") != name or timing["rows"].get(name, {}).get("settings") != settings:
-        return {"reference": name, "seconds_reference": None, "rows": {}, "motion": {}}
+    if timing.get("reference") != reference:
+        return {"reference": reference, "seconds_reference": None, "rows": {}, "motion": {}}
     return timing
 
 
@@ -67,7 +67,7 @@ def missing_rows(config: Experiment, timing: Timing) -> list[str]:
     return [
         name
         for name, changed in timed_rows(config).items()
-        if timing["rows"].get(name, {}).get("settings") != settings_digest(changed)
+        if settings_digest(changed) not in timing["rows"]
         or ("train_motion" in training_stages(changed) and motion_digest(changed) not in timing["motion"])
     ]
 
@@ -83,18 +83,16 @@ def measure(config: Experiment) -> None:
     rounds, steps = config.ablation.timing_rounds, config.ablation.timing_steps
     reference = StepClock.of_vae(rows[reference_row(config.ablation)], config)
     for name in missing_rows(config, timing):
-        settings = settings_digest(rows[name])
-        if timing["rows"].get(name, {}).get("settings") != settings:
-            timing["rows"][name] = {
-                "settings": settings,
-                **compare(StepClock.of_vae(rows[name], config), reference, rounds, steps),
-            }
+        settings, motion = settings_digest(rows[name]), motion_digest(rows[name])
+        if settings not in timing["rows"]:
+            clock = StepClock.of_vae(rows[name], config)
+            timing["rows"][settings] = {"row": name, **compare(clock, reference, rounds, steps)}
         if timing["seconds_reference"] is None:  # the reference comes first
-            timing["seconds_reference"] = median(seconds for _, seconds in timing["rows"][name]["rounds"])
-            timing["rows"][name]["ratio"] = 1.0
-        motion = motion_digest(rows[name])
+            timing["seconds_reference"] = median(seconds for _, seconds in timing["rows"][settings]["rounds"])
+            timing["rows"][settings]["ratio"] = 1.0
         if "train_motion" in training_stages(rows[name]) and motion not in timing["motion"]:
-            timing["motion"][motion] = compare(StepClock.of_motion(rows[name], config), reference, rounds, steps)
+            clock = StepClock.of_motion(rows[name], config)
+            timing["motion"][motion] = {"row": name, **compare(clock, reference, rounds, steps)}
         write_json(timing_file(config), timing)
 
 
@@ -164,34 +162,30 @@ def steps_within_time(config: Experiment, rows: Mapping[str, Experiment], timing
     Raises ValueError when rows were not timed, and when the motion module's training alone takes longer.
     """
     section, steps = config.ablation, {}
-    for name in rows:
+    for name, changed in rows.items():
         row = section.rows[name]
         if row.budget != "time":
             continue
-        like = row.like or reference_row(section)
-        for needed in (name, like):
-            if needed not in timing["rows"]:
-                raise ValueError(f"ablation.rows.{name} has budget time: set ablation.timing_rounds to 1 or more")
-        budget = total_seconds(like, row_config(config, like), timing, row.count_motion)
-        seconds_before = motion_seconds(rows[name], timing) if row.count_motion else 0.0
-        steps[name] = round((budget - seconds_before) / row_seconds_per_step(name, timing))
+        like = row_config(config, row.like or reference_row(section))
+        seconds, seconds_like = seconds_per_step(changed, timing), seconds_per_step(like, timing)
+        if seconds is None or seconds_like is None:
+            raise ValueError(f"ablation.rows.{name} has budget time: set ablation.timing_rounds to 1 or more")
+        budget, before = like.vae.loop.steps * seconds_like, 0.0
+        if row.count_motion:
+            budget, before = budget + motion_seconds(like, timing), motion_seconds(changed, timing)
+        steps[name] = round((budget - before) / seconds)
         if steps[name] < 1:
             raise ValueError(
-                f"ablation.rows.{name} has no time left: its motion module takes {seconds_before:.0f} s and {like} "
-                f"{budget:.0f} s in all; use fewer motion.loop.steps, or count_motion: false"
+                f"ablation.rows.{name} has no time left: its motion module takes {before:.0f} of {budget:.0f} seconds; "
+                "use fewer motion.loop.steps, or count_motion: false"
             )
     return steps
 
 
-def total_seconds(name: str, config: Experiment, timing: Timing, with_motion: bool) -> float:
-    """Expected seconds of a row's training, at the pace at which the reference was timed."""
-    seconds = config.vae.loop.steps * row_seconds_per_step(name, timing)
-    return seconds + (motion_seconds(config, timing) if with_motion else 0.0)
-
-
-def row_seconds_per_step(name: str, timing: Timing) -> float:
-    """Seconds per step of a row, at the pace at which the reference was timed."""
-    return timing["rows"][name]["ratio"] * timing["seconds_reference"]
+def seconds_per_step(config: Experiment, timing: Timing) -> float | None:
+    """Seconds per step of a row, at the pace at which the reference was timed; None where it was not timed."""
+    timed = timing["rows"].get(settings_digest(config))
+    return None if timed is None else timed["ratio"] * timing["seconds_reference"]
 
 
 def motion_seconds(config: Experiment, timing: Timing) -> float:
