@@ -1,5 +1,7 @@
 """Losses against closed forms, phases, the adversary, and a loss that falls."""
 
+from dataclasses import replace
+from pathlib import Path
 from zlib import crc32
 
 import pytest
@@ -8,19 +10,22 @@ from tiny_latte import check_golden
 from tiny_vae import clip, tiny_vae
 from torchvision.models import vgg16
 
+from pipelines.run.loop import LoopConfig
+from pipelines.run.random_keys import Draws
+from pipelines.run.training_state import TrainingState
+from pipelines.run.update import update_player
 from vae.adaptation import AdaptationConfig
-from vae.discriminator import DiscriminatorConfig, FrameDiscriminator
+from vae.discriminator import DiscriminatorConfig
 from vae.gaussian import Gaussian
-from vae.losses import hinge_discriminator_loss, lecam_loss, pixel_l1, psnr, wavelet_l1
+from vae.losses import pixel_l1, psnr, wavelet_l1
 from vae.motion_module import MotionModule
 from vae.motion_trainer import MotionLossConfig, MotionTask
-from vae.objective import GanConfig, LossConfig
+from vae.objective import GanConfig, LossConfig, reconstruction_objective
 from vae.perceptual import VGG_FILE, PerceptualLoss, perceptual_frames, take_frames
 from vae.trainer import VaeTask
 
 NO_PERCEPTUAL = LossConfig(perceptual=0)
 NO_GAN = GanConfig(weight=0)
-SMALL_GAN = GanConfig(start_step=2, discriminator=DiscriminatorConfig(width=8, num_layers=2))
 
 
 def draws(name):
@@ -64,23 +69,6 @@ def test_gaussian_samples_have_its_moments():
     assert wild.log_variance.item() == 20
 
 
-def test_adversarial_losses():
-    ones = torch.ones(4)
-    assert hinge_discriminator_loss(2 * ones, -2 * ones).item() == 0
-    assert hinge_discriminator_loss(0 * ones, 0 * ones).item() == 1
-    assert lecam_loss(ones, -ones, torch.tensor(0.0), torch.tensor(0.0)).item() == 2
-    assert lecam_loss(ones, -ones, torch.tensor(-1.0), torch.tensor(1.0)).item() == 0
-
-
-@torch.no_grad()
-def test_discriminator_judges_frames_alone():
-    torch.manual_seed(0)
-    model, video = FrameDiscriminator({"width": 8, "num_layers": 2}).train(), clip(num_frames=2)
-    logits = model(video)
-    assert logits.shape[:2] == (4, 1)
-    torch.testing.assert_close(model(video[1:, :, :1]), logits[2:3])
-
-
 def test_phases_freeze_and_unfreeze():
     task = vae_task(adaptation=AdaptationConfig(phase_two_step=5, motion_lr_scale=0.1))
     model = task.players["vae"]
@@ -102,24 +90,6 @@ def test_the_cells_of_the_ablation(freeze, train):
     model = task.players["vae"]
     assert all(p.requires_grad != freeze for p in model.encoders["keyframe"].parameters())
     assert all(p.requires_grad == train for p in model.motion_module.parameters())
-
-
-def test_the_adversary_enters_at_its_step():
-    task = vae_task(gan=SMALL_GAN)
-    assert [task.prepare_step(step) for step in range(3)] == [["vae"], ["vae"], ["vae", "discriminator"]]
-    loss, terms = task.loss("vae", batch(), draws, 2)
-    assert "adversarial" in terms
-    loss.backward()
-    assert all(p.grad is None for p in task.players["discriminator"].parameters())
-    before = task.extra_state()
-    loss, terms = task.loss("discriminator", batch(), draws, 2)
-    loss.backward()
-    assert all(p.grad is not None and p.requires_grad for p in task.players["discriminator"].parameters())
-    assert task.extra_state()["lecam_real"] != before["lecam_real"]
-    fresh = vae_task(gan=SMALL_GAN)
-    fresh.load_extra_state(task.extra_state())
-    assert fresh.extra_state() == task.extra_state()
-    assert task.fakes == {}
 
 
 def train_plainly(task, player, item, steps, optimizer):
@@ -181,6 +151,61 @@ def test_perceptual_frames_are_the_first_and_one_group():
     images = take_frames(video, indices)
     assert torch.equal(images[7], video[1, :, indices[1, 2]])
     assert perceptual_frames(video[:, :, :1], draws("frames")).tolist() == [[0], [0]]
+
+
+@pytest.mark.parametrize(("num_frames", "count"), [(1, 1), (5, 5), (9, 5)])
+def test_perceptual_frames_of_short_clips(num_frames, count):
+    """Clips of one group: all of it; of a single image: the image."""
+    video = clip(2, num_frames, 16, 16)
+    indices = perceptual_frames(video, draws("frames"))
+    assert indices.shape == (2, count)
+    assert indices.max() < num_frames
+    assert take_frames(video, indices).shape == (2 * count, 3, 16, 16)
+
+
+def test_perceptual_frames_reach_every_group():
+    groups = {
+        int(row[1])
+        for seed in range(20)
+        for row in perceptual_frames(clip(1, 17, 8, 8), [torch.Generator().manual_seed(seed)])
+    }
+    assert groups == {1, 5, 9, 13}
+
+
+SWITCHES = {"l1": "l1", "wavelet_low": "keyframe_low", "wavelet_high": "keyframe_high", "kl": "kl"}
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_every_term_is_logged_unweighted_and_can_be_switched_off(switch):
+    losses = LossConfig(l1=2.0, wavelet_low=0.3, wavelet_high=0.7, perceptual=0, kl=1e-3)
+    coded, video = tiny_vae("default")(clip(), sample=False), clip()
+    weights = {"l1": losses.l1, "kl": losses.kl}
+    weights |= {f"{part}_low": losses.wavelet_low for part in coded.components}
+    weights |= {f"{part}_high": losses.wavelet_high for part in coded.components}
+    loss, terms = reconstruction_objective(coded, video, losses, None, draws)
+    assert loss.item() == pytest.approx(sum(weight * terms[name].item() for name, weight in weights.items()), rel=1e-5)
+    without, _ = reconstruction_objective(coded, video, replace(losses, **{switch: 0}), None, draws)
+    names = [name for name in weights if name.endswith(SWITCHES[switch].removeprefix("keyframe"))]
+    missing = sum(weights[name] * terms[name].item() for name in names)
+    assert without.item() == pytest.approx(loss.item() - missing, rel=1e-4)
+    assert {"psnr", "mean_abs_residual", "mean_abs_flow_pixels", "mean_level"} <= terms.keys()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_clip_that_is_not_finite_stops_before_the_weights(bad):
+    """Through the update of the training loop, with the discriminator on: named are the step and the bad clip alone."""
+    gan = GanConfig(start_step=0, discriminator=DiscriminatorConfig(width=8, num_layers=2))
+    task, loop = vae_task("plain", gan=gan), LoopConfig(global_batch_size=2, micro_batch_size=1)
+    item = batch() | {"path": ["good.mp4", "bad.mp4"]}
+    item["video"] = item["video"].clone()
+    item["video"][1, 0, 3, 5, 5] = bad
+    state = TrainingState(task, loop, Path(), torch.device("cpu"))
+    before = {name: p.clone() for name, p in task.players["vae"].named_parameters()}
+    task.prepare_step(7)
+    with pytest.raises(ValueError, match=r"stopped at step 7 before updating 'vae'.*clips: bad.mp4\)"):
+        update_player(task, "vae", state.optimizers["vae"], item, Draws(0, "test", 7, [0, 1]), 7, 1e-3, loop)
+    assert all(torch.equal(before[name], p) for name, p in task.players["vae"].named_parameters())
+    assert state.optimizers["vae"].state == {}
 
 
 def test_perceptual_loss_needs_its_backbone(tmp_path):

@@ -10,6 +10,9 @@ import torch.nn.functional as F
 
 from vae.wavelet import haar_spatial, haar_spatiotemporal, split_bands
 
+# Of the adaptive weight: a discriminator without a gradient must not divide by zero.
+SMALLEST_NORM, LARGEST_WEIGHT = 1e-12, 1e4
+
 
 def pixel_l1(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean absolute error of (b, c, t, h, w) in [-1, 1], on the half scale. Scalar."""
@@ -49,12 +52,27 @@ def total_variation(flow: torch.Tensor) -> torch.Tensor:
 
 def hinge_discriminator_loss(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
     """Hinge loss of the discriminator. Scalar."""
-    return 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())
+    return 0.5 * (F.relu(1 - real_logits.float()).mean() + F.relu(1 + fake_logits.float()).mean())
 
 
 def generator_loss(fake_logits: torch.Tensor) -> torch.Tensor:
     """Hinge loss of the generator. Scalar."""
-    return -fake_logits.mean()
+    return -fake_logits.float().mean()
+
+
+def adaptive_weight(
+    pixel_loss: torch.Tensor, adversarial_loss: torch.Tensor, reconstruction: torch.Tensor
+) -> torch.Tensor:
+    """Weight that gives the adversarial loss as long a gradient as the pixel loss, detached, in [0, 10^4]. Scalar.
+
+    As in VQGAN (Esser et al. 2021, Eq. 7), but measured at the reconstruction (b, 3, t, h, w), not at the last layer:
+    an autoencoder here has several last layers, and all these gradients pass through the reconstruction.
+    """
+    norms = [
+        torch.autograd.grad(loss, reconstruction, retain_graph=True)[0].float().norm()
+        for loss in (pixel_loss, adversarial_loss)
+    ]
+    return (norms[0] / norms[1].clamp_min(SMALLEST_NORM)).clamp(0, LARGEST_WEIGHT).detach()
 
 
 def lecam_loss(

@@ -32,10 +32,23 @@ class GanConfig:
     """The adversarial part."""
 
     weight: float = 0.2  # weight of the adversarial term; 0 = no discriminator
+    weighting: str = "constant"  # constant, or adaptive: weight x (gradient of the pixel losses / of the adversarial)
     start_step: int = 400_000  # first step with a discriminator
     discriminator_lr_scale: float = 0.2  # learning rate of the discriminator relative to the autoencoder's
     lecam: float = 0.005  # weight of the LeCam regularisation; 0 = off
-    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)  # size of the discriminator
+    discriminator: DiscriminatorConfig = field(
+        default_factory=DiscriminatorConfig
+    )  # kind and size of the discriminator
+
+    def __post_init__(self) -> None:
+        if self.weighting not in ("constant", "adaptive"):
+            raise ValueError(f"vae.gan.weighting is {self.weighting!r}, but must be constant or adaptive")
+
+
+def pixel_loss(terms: dict[str, torch.Tensor], config: LossConfig) -> torch.Tensor:
+    """The weighted terms on the reconstruction alone, which an adaptive adversarial weight is measured against."""
+    loss = config.l1 * terms["l1"]
+    return loss + config.perceptual * terms["perceptual"] if "perceptual" in terms else loss
 
 
 def reconstruction_objective(

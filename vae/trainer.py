@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,11 @@ import torch
 from torch import nn
 
 from vae.adaptation import AdaptationConfig, set_phase
-from vae.discriminator import FrameDiscriminator
+from vae.adversary import Adversary
 from vae.interface import VideoAutoencoder
-from vae.losses import generator_loss, hinge_discriminator_loss, lecam_loss, psnr
-from vae.objective import Draws, GanConfig, LossConfig, reconstruction_objective
+from vae.losses import psnr
+from vae.objective import Draws, GanConfig, LossConfig, pixel_loss, reconstruction_objective
 from vae.perceptual import PerceptualLoss
-
-LECAM_DECAY = 0.999
 
 
 class VaeTask:
@@ -44,16 +41,16 @@ class VaeTask:
         self.losses, self.gan, self.adaptation = losses, gan, adaptation
         self.batches, self.validation, self.preview = batches, validation, preview
         self.players: dict[str, nn.Module] = {"vae": model}
-        if gan.weight:
-            self.players["discriminator"] = FrameDiscriminator(asdict(gan.discriminator))
+        self.adversary = Adversary(gan) if gan.weight else None
+        if self.adversary is not None:
+            self.players["discriminator"] = self.adversary.discriminator
         self.perceptual = PerceptualLoss(losses.weights_dir) if losses.perceptual else None
-        self.lecam_averages = {"real": torch.zeros(()), "fake": torch.zeros(())}
-        self.fakes: dict[tuple[int, ...], torch.Tensor] = {}
 
     def prepare_step(self, step: int) -> list[str]:
         """Freeze and unfreeze for the phase of this step; the discriminator plays from its start step on."""
         set_phase(self.players["vae"], self.adaptation, step)
-        return ["vae", "discriminator"] if self._has_adversary(step) else ["vae"]
+        plays = self.adversary is not None and self.adversary.plays(step)
+        return ["vae", "discriminator"] if plays else ["vae"]
 
     def parameter_groups(self, player: str) -> list[dict[str, Any]]:
         """The motion module at its own rate, and the discriminator at its."""
@@ -69,35 +66,16 @@ class VaeTask:
         """Eq. 9 for the autoencoder, hinge and LeCam for the discriminator."""
         video = batch["video"].to(next(self.players["vae"].parameters()).device)
         if player == "discriminator":
-            return self._discriminator_loss(video, self.fakes.pop(tuple(batch["index"])))
-        model = self.players["vae"]
-        coded = model(video, sample=True, generator=draws("posterior"))
+            return self.adversary.discriminator_loss(video, batch["index"])
+        coded = self.players["vae"](video, sample=True, generator=draws("posterior"))
         if self.perceptual is not None:
             self.perceptual.to(video.device)
         loss, terms = reconstruction_objective(coded, video, self.losses, self.perceptual, draws)
-        if self._has_adversary(step):
-            discriminator = self.players["discriminator"].requires_grad_(False)
-            terms["adversarial"] = generator_loss(discriminator(coded.reconstruction))
-            loss = loss + self.gan.weight * terms["adversarial"]
-            discriminator.requires_grad_(True)
-            self.fakes[tuple(batch["index"])] = coded.reconstruction.detach()  # its turn comes next
+        if self.adversary is not None and self.adversary.plays(step):
+            reference = pixel_loss(terms, self.losses)
+            weighted, more = self.adversary.autoencoder_loss(coded.reconstruction, reference, batch["index"])
+            loss, terms = loss + weighted, terms | more
         return loss, terms
-
-    def _discriminator_loss(
-        self, real: torch.Tensor, fake: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        real_logits, fake_logits = (self.players["discriminator"](video) for video in (real, fake))
-        loss = hinge_discriminator_loss(real_logits, fake_logits)
-        terms = {"discriminator": loss.detach(), "real_logits": real_logits.mean(), "fake_logits": fake_logits.mean()}
-        if self.gan.lecam:
-            averages = {name: average.to(real.device) for name, average in self.lecam_averages.items()}
-            loss = loss + self.gan.lecam * lecam_loss(real_logits, fake_logits, averages["real"], averages["fake"])
-            for name, logits in (("real", real_logits), ("fake", fake_logits)):
-                self.lecam_averages[name] = averages[name].lerp(logits.detach().float().mean(), 1 - LECAM_DECAY)
-        return loss, terms
-
-    def _has_adversary(self, step: int) -> bool:
-        return "discriminator" in self.players and step >= self.gan.start_step
 
     @torch.no_grad()
     def validate(self, model: VideoAutoencoder, step: int) -> dict[str, float]:
@@ -119,9 +97,10 @@ class VaeTask:
         return {name: value / count for name, value in sums.items()}
 
     def extra_state(self) -> dict[str, torch.Tensor]:
-        """The moving averages of LeCam."""
-        return {f"lecam_{name}": average for name, average in self.lecam_averages.items()}
+        """What the adversary carries from step to step besides its weights."""
+        return self.adversary.state() if self.adversary is not None else {}
 
     def load_extra_state(self, state: dict[str, torch.Tensor]) -> None:
         """Take back what `extra_state` gave."""
-        self.lecam_averages = {name: state[f"lecam_{name}"] for name in self.lecam_averages}
+        if self.adversary is not None:
+            self.adversary.load_state(state)
