@@ -24,6 +24,7 @@ def main(
     describe: Callable[[T], str] | None = None,
     arguments: Sequence[str] | None = None,
     command: str = "",
+    default: Path = DEFAULT_CONFIG,
 ) -> NoReturn:
     """Run one stage from the command line and exit: 0 done, 2 for what the user can mend, 130 / 143 when interrupted.
 
@@ -32,15 +33,16 @@ def main(
     describe: what run.dry_run prints besides the settings, such as parameter counts and steps.
     arguments: the command line without the program's name; the process's own when None.
     command: how --help calls the program; pipelines/NAME.py when empty.
+    default: the configuration where none is given.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if any(argument in ("--help", "-h") for argument in given):
-        print(_help(command or f"pipelines/{name}.py", schema, sections))
+        print(_help(command or f"pipelines/{name}.py", schema, sections, default))
         sys.exit(0)
     try:
-        config = load_config(schema, given, DEFAULT_CONFIG)
+        config = load_config(schema, given, default)
         if not any(is_yaml(argument) for argument in given):
-            print(f"{name}: no configuration file given, using configs/{DEFAULT_CONFIG.name}", file=sys.stderr)
+            print(f"{name}: no configuration file given, using configs/{default.name}", file=sys.stderr)
         if run_settings(config).dry_run:
             print(_dry_run(name, config, sections, describe))
         else:
@@ -84,11 +86,11 @@ def select(config: Any, sections: Sequence[str]) -> dict[str, Any]:
     return {section: settings[section] for section in sections}
 
 
-def _help(command: str, schema: type, sections: Sequence[str]) -> str:
+def _help(command: str, schema: type, sections: Sequence[str], default: Path) -> str:
     usage = f"python {command} [CONFIG.yaml [overlay.yaml ...]] [key=value ...]"
-    default = f"Without a configuration file it takes configs/{DEFAULT_CONFIG.name}; the same command resumes."
+    without = f"Without a configuration file it takes configs/{default.name}; the same command resumes."
     options = describe_options(schema, sections)
-    return f"{usage}\n\n{GRAMMAR}\n{default}\n\nOptions (type = default, then their meaning):\n{options}"
+    return f"{usage}\n\n{GRAMMAR}\n{without}\n\nOptions (type = default, then their meaning):\n{options}"
 
 
 def _dry_run(name: str, config: Any, sections: Sequence[str], describe: Callable[[Any], str] | None) -> str:

@@ -1,0 +1,37 @@
+"""Speed and memory: python pipelines/benchmark.py vae [CONFIG.yaml ...] [key=value ...]
+
+The first word says what is measured. Without a configuration file: full size, configs/kinetics400_256.yaml.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from pipelines.benchmarks import vae_speed
+from pipelines.experiment import Experiment
+from pipelines.run.stage import main
+
+STAGE = "benchmark"
+DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "kinetics400_256.yaml"
+# Kind -> what measures it, what it says in a dry run, and the sections that it reads.
+KINDS: dict[str, tuple[Callable[[Experiment], None], Callable[[Experiment], str], tuple[str, ...]]] = {
+    vae_speed.KIND: (vae_speed.run, vae_speed.describe, ("benchmark", "vae", "run")),
+}
+
+
+def benchmark(arguments: Sequence[str]) -> NoReturn:
+    """Run one kind of benchmark and exit as a stage does; results stand in runs/benchmark unless run.name= is given."""
+    kind, given = (arguments[0], list(arguments[1:])) if arguments else ("", [])
+    if kind not in KINDS:
+        usage = f"python pipelines/{STAGE}.py {'|'.join(KINDS)} [CONFIG.yaml [overlay.yaml ...]] [key=value ...]"
+        print(usage, file=sys.stdout if kind in ("--help", "-h") else sys.stderr)
+        sys.exit(0 if kind in ("--help", "-h") else 2)
+    if not any(argument.startswith("run.name=") for argument in given):
+        given.append(f"run.name={STAGE}")
+    run, describe, sections = KINDS[kind]
+    main(kind, run, Experiment, sections, describe, given, f"pipelines/{STAGE}.py {kind}", DEFAULT_CONFIG)
+
+
+if __name__ == "__main__":
+    benchmark(sys.argv[1:])

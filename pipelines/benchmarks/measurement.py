@@ -1,0 +1,182 @@
+"""Speed and memory of one autoencoder in a process of its own: python -m pipelines.benchmarks.measurement JOB
+
+JOB is a `Job` as JSON; prints one JSON object. One process, one model: no model's peak memory hides another's.
+"""
+
+import json
+import os
+import re
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from vae.compilation import compile_blocks
+from vae.interface import VideoAutoencoder
+from vae.losses import pixel_l1
+from vae.registry import MODELS
+
+# Published autoencoders with diffusers' defaults, which are the published sizes; random weights.
+PEERS = ("AutoencoderKLWan", "AutoencoderKLCogVideoX", "AutoencoderKLHunyuanVideo")
+KL_WEIGHT = 1e-7
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is measured, and how."""
+
+    model: str  # name in vae/registry.py, or one of PEERS
+    architecture: dict[str, Any]  # of a model of ours
+    num_frames: int
+    resolution: int
+    device: str  # cpu or cuda
+    threads: int  # 0 = torch's own choice
+    warm_up: int  # passes before those that count
+    repeats: int  # passes that count
+    max_seconds: float  # no further pass after so many seconds; a first pass longer than that counts
+    precision: str = "fp32"
+    channels_last_3d: bool = False
+    compile: bool = False
+    training: bool = False  # forward and backward of one clip, instead of encode and decode
+    gradient_checkpointing: bool = False
+
+
+def build(model: str, architecture: dict[str, Any]) -> torch.nn.Module:
+    """An autoencoder with random weights, in eval mode."""
+    built = getattr(diffusers, model)() if model in PEERS else MODELS[model](architecture)
+    return built.eval()
+
+
+def encode(model: torch.nn.Module, video: torch.Tensor) -> Any:
+    """video (b, 3, t, h, w) in [-1, 1] -> what `decode` takes: posterior means, no sampling."""
+    if isinstance(model, VideoAutoencoder):
+        return model.encode(video).latents
+    return model.encode(video).latent_dist.mode()
+
+
+def decode(model: torch.nn.Module, latents: Any) -> torch.Tensor:
+    """What `encode` gave -> video (b, 3, t, h, w)."""
+    return model.decode(latents) if isinstance(model, VideoAutoencoder) else model.decode(latents).sample
+
+
+def num_latent_values(latents: Any) -> int:
+    """How many numbers a clip is coded into: {part: (b, c, t, h, w)} or one (b, c, t, h, w)."""
+    parts = latents.values() if isinstance(latents, dict) else [latents]
+    return sum(part[0].numel() for part in parts)
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """Seconds of every counted pass, and memory in 10^9 bytes. Random weights, one random clip.
+
+    peak_gb: resident memory of the whole process, or allocated memory of the GPU; libraries_gb: its part before the
+    model was built. ValueError when the job cannot be done here.
+    """
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    device = torch.device(job.device)
+    libraries_gb = _memory_gb("VmRSS", device)
+    torch.manual_seed(0)
+    model = build(job.model, job.architecture).to(device)
+    video = torch.rand(1, 3, job.num_frames, job.resolution, job.resolution).to(device) * 2 - 1
+    if job.channels_last_3d:
+        for parameter in model.parameters():
+            if parameter.ndim == 5:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+        video = video.contiguous(memory_format=torch.channels_last_3d)
+    if job.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    if job.compile:
+        compile_blocks(model)
+    load = os.getloadavg()[0]
+    seconds = _training_seconds(job, model, video) if job.training else _coding_seconds(job, model, video)
+    peak_gb = _memory_gb("VmHWM", device)
+    return {**seconds, "peak_gb": peak_gb, "libraries_gb": libraries_gb, "load_before": round(load, 2)}
+
+
+def _coding_seconds(job: Job, model: torch.nn.Module, video: torch.Tensor) -> dict[str, Any]:
+    with torch.inference_mode(), _autocast(job):
+        encode_seconds, latents = _time_passes(job, lambda: encode(model, video))
+        decode_seconds, decoded = _time_passes(job, lambda: decode(model, latents))
+    assert decoded.shape == video.shape and decoded.isfinite().all(), "every model gives the clip back"
+    return {"encode_seconds": encode_seconds, "decode_seconds": decode_seconds}
+
+
+def _training_seconds(job: Job, model: torch.nn.Module, video: torch.Tensor) -> dict[str, Any]:
+    model.train()
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        with _autocast(job):
+            coded = model(video, sample=True)
+            kl = sum(gaussian.kl().mean() for gaussian in coded.posterior.values())
+            loss = pixel_l1(coded.reconstruction, video) + KL_WEIGHT * kl
+        loss.backward()
+
+    return {"training_seconds": _time_passes(job, step)[0]}
+
+
+def _time_passes(job: Job, function: Callable[[], Any]) -> tuple[list[float], Any]:
+    """Seconds of the passes that count, and the last result."""
+    seconds: list[float] = []
+    result = None
+    while len(seconds) < job.warm_up + job.repeats and sum(seconds) < job.max_seconds or not seconds:
+        del result
+        _synchronise(job)
+        start = time.perf_counter()
+        result = function()
+        _synchronise(job)
+        seconds.append(time.perf_counter() - start)
+    return seconds[job.warm_up :] or seconds[-1:], result
+
+
+def _synchronise(job: Job) -> None:
+    if job.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _autocast(job: Job) -> AbstractContextManager[Any]:
+    return torch.autocast(job.device, torch.bfloat16, enabled=job.precision == "bf16")
+
+
+def _memory_gb(which: str, device: torch.device) -> float:
+    """VmRSS: memory now; VmHWM: its peak, of this program alone (ru_maxrss also knows the process that started it)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e9
+    status = Path("/proc/self/status")
+    if not status.exists():  # not Linux
+        scale = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e9
+    kilobytes = re.search(rf"{which}:\s+(\d+) kB", status.read_text())
+    return int(kilobytes[1]) * 1024 / 1e9 if kilobytes else float("nan")
+
+
+def job_to_json(job: Job) -> str:
+    """The command line argument of this program."""
+    return json.dumps(asdict(job))
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the other end of its standard input is closed, i.e. when its parent was killed."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    _end_with_parent()
+    try:
+        print(json.dumps(measure(Job(**json.loads(sys.argv[1])))))
+    except ValueError as error:
+        print(json.dumps({"error": str(error)}))
