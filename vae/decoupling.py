@@ -45,11 +45,18 @@ def recouple(prediction: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
 
 def normalise_motion(motion: torch.Tensor) -> torch.Tensor:
     """(b, 3, t, h, w) in pixels and levels -> the units in which motion is encoded (spread about that of RGB)."""
-    flow, level = motion.split([2, 1], dim=1)
-    return torch.cat([flow / FLOW_PIXELS_PER_UNIT, (level - LEVEL_CENTRE) / LEVELS_PER_UNIT], dim=1)
+    centre, unit = _motion_units(motion)
+    return (motion - centre) / unit
 
 
 def denormalise_motion(motion: torch.Tensor) -> torch.Tensor:
     """Inverse of `normalise_motion`."""
-    flow, level = motion.split([2, 1], dim=1)
-    return torch.cat([flow * FLOW_PIXELS_PER_UNIT, level * LEVELS_PER_UNIT + LEVEL_CENTRE], dim=1)
+    centre, unit = _motion_units(motion)
+    return motion * unit + centre
+
+
+def _motion_units(motion: torch.Tensor) -> list[torch.Tensor]:
+    return [
+        rearrange(motion.new_tensor(values), "c -> c 1 1 1")
+        for values in ((0.0, 0.0, LEVEL_CENTRE), (FLOW_PIXELS_PER_UNIT, FLOW_PIXELS_PER_UNIT, LEVELS_PER_UNIT))
+    ]

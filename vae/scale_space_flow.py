@@ -59,16 +59,15 @@ def gaussian_volume(image: torch.Tensor) -> torch.Tensor:
     return torch.stack(slices, dim=2)
 
 
-def sampling_grid(flow_pixels: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-    """flow (b, 2, t, h, w) in pixels (x, y), level (b, 1, t, h, w) -> grid_sample coordinates (b, t, h, w, 3)."""
-    height, width = flow_pixels.shape[-2:]
-    columns = torch.arange(width, device=flow_pixels.device, dtype=flow_pixels.dtype)
-    rows = torch.arange(height, device=flow_pixels.device, dtype=flow_pixels.dtype)
-    flow_x, flow_y = flow_pixels.unbind(dim=1)  # (b, t, h, w) each
-    x = (2 * (columns + flow_x) + 1) / width - 1
-    y = (2 * (rearrange(rows, "h -> h 1") + flow_y) + 1) / height - 1
-    z = (2 * level.squeeze(1) + 1) / (NUM_LEVELS + 1) - 1
-    return torch.stack([x, y, z], dim=-1)
+def sampling_grid(motion: torch.Tensor) -> torch.Tensor:
+    """motion (b, 3, t, h, w) = flow x, flow y in pixels, level -> grid_sample coordinates (b, t, h, w, 3)."""
+    height, width = motion.shape[-2:]
+    like = {"device": motion.device, "dtype": motion.dtype}
+    sizes = torch.tensor([width, height, NUM_LEVELS + 1], **like)
+    rows, columns = torch.meshgrid(torch.arange(height, **like), torch.arange(width, **like), indexing="ij")
+    own_place = torch.stack([columns, rows, torch.zeros_like(rows)], dim=-1)  # (h, w, 3)
+    at_rest = (2 * own_place + 1) / sizes - 1
+    return torch.addcmul(at_rest, rearrange(motion, "b c t h w -> b t h w c"), 2 / sizes)
 
 
 def enlarge_motion(motion: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -92,10 +91,9 @@ def warp(image: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
         image, motion = at_least_fp32(image), enlarge_motion(at_least_fp32(motion), (height, width))
         # The frames of the motion are the depth of the grid: one volume serves all of them, without copies.
         volume = gaussian_volume(pad_to_multiple(image))  # (b, c, 6, H, W)
-        frames = pad_to_multiple(rearrange(motion, "b c t h w -> (b t) c h w"))
-        frames = rearrange(frames, "(b t) c h w -> b c t h w", t=motion.shape[2])
-        flow, level = frames.split([2, 1], dim=1)
-        warped = F.grid_sample(
-            volume, sampling_grid(flow, level), mode="bilinear", padding_mode="border", align_corners=False
-        )  # (b, c, t, H, W)
-    return warped[..., :height, :width]
+        bottom, right = (padded - size for padded, size in zip(volume.shape[-2:], (height, width), strict=True))
+        if bottom or right:
+            motion = F.pad(motion, (0, right, 0, bottom, 0, 0), mode="replicate")
+        grid = sampling_grid(motion)  # (b, t, H, W, 3)
+        warped = F.grid_sample(volume, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return warped[..., :height, :width]  # (b, c, t, h, w)
