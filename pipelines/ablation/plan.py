@@ -39,7 +39,7 @@ class Job:
     name: str  # folder below runs/<run.name>/
     kind: str  # "motion" (train_motion), "row" (train_vae, then scores) or "timing"
     config: Experiment
-    row: str = ""  # name of the row
+    rows: tuple[str, ...] = ()  # the rows that it belongs to: several where rows have the same settings
     seed: int = 0
     needs: str = ""  # the motion job that has to be done before
 
@@ -116,9 +116,10 @@ def find_overlay(name: str, section: AblationSection) -> Path:
 def plan_jobs(config: Experiment, rows: Mapping[str, Experiment], steps: Mapping[str, int]) -> list[Job]:
     """The runs in the order in which they start: seed by seed, row by row, a motion module before its first user.
 
-    rows: from `row_config`. steps: of the rows that do not keep their own number.
+    rows: from `row_config`. steps: of the rows that do not keep their own number. Rows of the same settings share runs.
     """
     jobs: dict[str, Job] = {}
+    known: dict[tuple[int, str], str] = {}  # (seed, settings) -> run
     section = config.ablation
     num_seeds = {name: section.rows[name].seeds or section.seeds for name in rows}
     for number in range(max(num_seeds.values())):
@@ -128,14 +129,17 @@ def plan_jobs(config: Experiment, rows: Mapping[str, Experiment], steps: Mapping
                 continue
             if name in steps:
                 changed = with_steps(changed, steps[name])
+            run = known.setdefault((seed, settings_digest(changed)), f"{name}-seed{seed}")
+            if run in jobs:
+                jobs[run] = replace(jobs[run], rows=(*jobs[run].rows, name))
+                continue
             needs = ""
             if "train_motion" in training_stages(changed):
                 needs = f"motion/{motion_digest(changed)}-seed{seed}"
                 jobs.setdefault(needs, Job(needs, "motion", _as_run(changed, config, needs, seed), seed=seed))
                 motion_from = str(jobs[needs].path)
                 changed = replace(changed, vae=replace(changed.vae, motion_from=motion_from))
-            run = f"{name}-seed{seed}"
-            jobs[run] = Job(run, "row", _as_run(changed, config, run, seed), name, seed, needs)
+            jobs[run] = Job(run, "row", _as_run(changed, config, run, seed), (name,), seed, needs)
     return list(jobs.values())
 
 
@@ -153,24 +157,22 @@ def with_steps(config: Experiment, steps: int) -> Experiment:
 
 
 def motion_digest(config: Experiment) -> str:
-    """Short name of what decides a motion module's weights besides the seed."""
-    return hashlib.sha256(json.dumps(settings_of_motion(config), sort_keys=True).encode()).hexdigest()[:8]
+    """Short name of what decides a motion module's weights, and the time of its training, besides the seed."""
+    return _digest(config, ("data.", "motion.", "vae.deco_vae.motion_module."))
 
 
-def settings_of_motion(config: Experiment) -> dict[str, Any]:
-    """Options of the motion module and its training that differ from the defaults: {dotted name: value}."""
-    sections = ("data.", "motion.", "vae.deco_vae.motion_module.")
-    return {
-        name: new for name, _, new in differences(Experiment(), config, WITHOUT_EFFECT) if name.startswith(sections)
-    }
+def settings_digest(config: Experiment) -> str:
+    """Short name of what decides a row's weights, and the time of its training, besides the seed."""
+    return _digest(
+        config, ("data.", "motion.", "vae.") if "train_motion" in training_stages(config) else ("data.", "vae.")
+    )
 
 
-def settings_of_row(config: Experiment) -> dict[str, Any]:
-    """Options of the autoencoder and its training that differ from the defaults: {dotted name: value}."""
-    sections = ("data.", "vae.")
-    return {
-        name: new for name, _, new in differences(Experiment(), config, WITHOUT_EFFECT) if name.startswith(sections)
-    }
+def _digest(config: Experiment, sections: tuple[str, ...]) -> str:
+    # only what differs from the defaults, so that a new option changes no name
+    changed = {name: new for name, _, new in differences(Experiment(), config, WITHOUT_EFFECT)}
+    relevant = {name: value for name, value in changed.items() if name.startswith(sections)}
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def differences(old: Experiment, new: Experiment, without: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, Any]]:

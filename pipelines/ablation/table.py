@@ -30,7 +30,7 @@ def build_table(
     """
     section = config.ablation
     runs = {job.name: read_run(job, section) for job in jobs if job.kind == "row"}
-    by_row = {name: {job.seed: runs[job.name] for job in jobs if job.row == name} for name in rows}
+    by_row = {name: {job.seed: runs[job.name] for job in jobs if name in job.rows} for name in rows}
     finished = {name: {seed: run for seed, run in of.items() if run} for name, of in by_row.items()}
     reference = reference_row(section)
     entries = []
@@ -38,7 +38,7 @@ def build_table(
         row, seconds = section.rows[name], seconds_per_step(changed, timing)
         entry: dict[str, Any] = {"name": name, **asdict(row), "like": row.like or reference}
         entry |= {"seeds": len(by_row[name]), "seeds_finished": len(finished[name])}
-        problems = {job.name: failed[job.name] for job in jobs if job.row == name and job.name in failed}
+        problems = {job.name: failed[job.name] for job in jobs if name in job.rows and job.name in failed}
         entry |= {"failed": problems} if problems else {}
         entry["seconds_per_step"] = None if seconds is None else round(seconds, 5)
         if finished[name]:

@@ -4,7 +4,6 @@ The ratio to the reference is what counts: it is the median over rounds in which
 a machine that is slower for a while changes it little. Rows with budget time get their number of steps from it.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from pipelines.ablation.plan import (
     motion_digest,
     reference_row,
     row_config,
-    settings_of_row,
+    settings_digest,
 )
 from pipelines.experiment import Experiment, training_stages
 from pipelines.prepare_data import open_index
@@ -70,11 +69,6 @@ def missing_rows(config: Experiment, timing: Timing) -> list[str]:
         if settings_digest(changed) not in timing["rows"]
         or ("train_motion" in training_stages(changed) and motion_digest(changed) not in timing["motion"])
     ]
-
-
-def settings_digest(config: Experiment) -> str:
-    """Short name of the settings that a row's time depends on."""
-    return hashlib.sha256(json.dumps(settings_of_row(config), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def measure(config: Experiment) -> None:
