@@ -10,6 +10,7 @@ from pipelines.metrics.fvd_protocols import EvaluateConfig
 from pipelines.run.folder import RunConfig
 from pipelines.run.loop import LoopConfig
 from vae.adaptation import AdaptationConfig
+from vae.keyframe_placement import GopConfig
 from vae.motion_trainer import MotionLossConfig
 from vae.objective import GanConfig, LossConfig
 from vae.registry import AutoencoderConfig
@@ -38,6 +39,36 @@ class VaeSection(AutoencoderConfig):
     compile: bool = False  # torch.compile of the residual blocks; needs a C++ compiler
     loop: LoopConfig = field(default_factory=LoopConfig)  # how long and how it is trained
     validation_clips: int = 64  # held-out clips scored at each validation
+
+
+@dataclass(frozen=True)
+class ReconstructSection:
+    """Coding whole video files, and showing and scoring what comes back."""
+
+    input: str = ""  # video file or folder of videos; empty = the held-out files of the run's data set
+    vae: str = ""  # run or model folder of the autoencoder; empty = this run's cache.vae, or its train_vae
+    resolution: int = 0  # short side that frames are resized to; 0 = the file's own size
+    max_frames: int = 0  # frames read per file at most; 0 = all
+    gop: GopConfig = field(default_factory=lambda: GopConfig(max_frames=17))  # where keyframes are placed
+    chunk_frames: int = 0  # frames coded at once, a multiple of 4; 0 = up to 16, fewer where they are large
+    tile_size: int = -1  # pixels: networks see tiles of this size; 0 = whole frames, -1 = 512 for large frames
+    protocols: tuple[str, ...] = ("in_memory",)  # how pixels reach the scores: in_memory, leanvae, wfvae (by codecs)
+    clip_frames: int = 16  # frames of the clips whose I3D features make rFVD
+    clips_per_file: int = 2  # such clips per file at most, spread over it; 0 = no rFVD
+    save: tuple[str, ...] = ("side_by_side", "reconstruction", "figure")  # what is written per file
+    latent_map: bool = True  # draw PCA and t-SNE of the latents of the files
+    compare_with: str = ""  # run or model folder of a second autoencoder, shown beside the first in the latent map
+    exchange: tuple[str, ...] = ()  # two video files whose keyframe and motion are exchanged; empty = none
+    exchange_frames: int = 33  # frames of the exchanged videos at most
+
+    def __post_init__(self) -> None:
+        if self.chunk_frames < 0 or self.chunk_frames % 4:
+            raise ValueError(f"reconstruct.chunk_frames is {self.chunk_frames}, but must be a multiple of 4, or 0")
+        if len(self.exchange) not in (0, 2):
+            raise ValueError(f"reconstruct.exchange names {len(self.exchange)} files, but must name two: [A,B]")
+        for name in ("resolution", "max_frames", "clips_per_file"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"reconstruct.{name} is {getattr(self, name)}, but must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -123,7 +154,13 @@ class BenchmarkSection:
     warm_up: int = 1  # passes in each process before those that count
     repeats: int = 5  # passes in each process that count
     max_seconds: float = 20.0  # no further pass after so many seconds; a first pass longer than that counts
-    options: tuple[str, ...] = ("bf16", "channels_last_3d", "compile", "training", "gradient_checkpointing")  # measured too
+    options: tuple[str, ...] = (
+        "bf16",
+        "channels_last_3d",
+        "compile",
+        "training",
+        "gradient_checkpointing",
+    )  # measured too
 
     def __post_init__(self) -> None:
         if self.num_frames % 4 != 1 or self.resolution % 16 or self.resolution < 16:
@@ -144,6 +181,7 @@ class Experiment:
     data: DataConfig = field(default_factory=DataConfig)
     motion: MotionSection = field(default_factory=MotionSection)
     vae: VaeSection = field(default_factory=VaeSection)
+    reconstruct: ReconstructSection = field(default_factory=ReconstructSection)
     cache: CacheSection = field(default_factory=CacheSection)
     latte: LatteSection = field(default_factory=LatteSection)
     sample: SampleSection = field(default_factory=SampleSection)
@@ -160,7 +198,7 @@ def training_stages(config: Experiment) -> tuple[str, ...]:
         name: bool(reference) and not Path(reference).resolve().is_relative_to(own)
         for name, reference in (("vae", config.cache.vae), ("latte", config.sample.latte))
     }
-    needs_motion = vae.name == "deco_vae" and vae.deco_vae.motion and not (vae.motion_from or vae.init_from)
+    needs_motion = vae.has_motion_module and not (vae.motion_from or vae.init_from)
     needed = {
         "train_motion": needs_motion and not is_given["vae"],
         "train_vae": not is_given["vae"],

@@ -22,13 +22,14 @@ BACKGROUND = 255
 
 def flow_to_rgb(motion: Tensor) -> Tensor:
     """The colour wheel: direction is hue, length is saturation. (3, t, h, w) in pixels -> (t, h, w, 3) uint8."""
-    from matplotlib.colors import hsv_to_rgb
-
     flow_x, flow_y, _ = motion.detach().float().cpu().unbind(0)
     hue = (torch.atan2(flow_y, flow_x) / (2 * torch.pi)) % 1
     saturation = (torch.hypot(flow_x, flow_y) / FLOW_RANGE_PIXELS).sqrt().clamp(max=1)
-    rgb = hsv_to_rgb(torch.stack([hue, saturation, torch.ones_like(hue)], dim=-1).numpy())
-    return (torch.from_numpy(rgb) * 255).round().to(torch.uint8)
+    # HSV of value 1: a colour is fully on within 1/6 of its hue, off beyond 1/3, linear between.
+    primary = rearrange(torch.tensor([0, 1 / 3, 2 / 3]), "c -> c 1 1 1")  # red, green, blue
+    distance = ((hue - primary + 0.5) % 1 - 0.5).abs()  # (3, t, h, w)
+    off = (6 * distance - 1).clamp(0, 1)
+    return rearrange(((1 - saturation * off) * 255).round().to(torch.uint8), "c t h w -> t h w c").contiguous()
 
 
 def component_videos(components: dict[str, Tensor], video: Tensor) -> dict[str, Tensor]:

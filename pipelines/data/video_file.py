@@ -17,8 +17,8 @@ from torch import Tensor
 from pipelines.data.frame_reader import read_frames
 
 
-def _h264(crf: int) -> list[str]:
-    quality = ["-crf", str(crf), "-preset", "medium", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+def _h264(crf: int, preset: str = "medium") -> list[str]:
+    quality = ["-crf", str(crf), "-preset", preset, "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
     return ["-c:v", "libx264", *quality, *_EVEN_SIZE]
 
 
@@ -27,6 +27,7 @@ _EVEN_SIZE = ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2"]
 _CODECS = {
     "h264": _h264(14),
     "h264-crf10": _h264(10),
+    "h264-fast": _h264(18, "veryfast"),
     "mpeg4": ["-c:v", "mpeg4", "-q:v", "2", "-pix_fmt", "yuv420p"],
     # What OpenCV's writer asks of FFmpeg for "mp4v": 1.5 bits per pixel (a constant rate), a keyframe every 12 frames.
     "mp4v": ["-c:v", "mpeg4", "-tag:v", "mp4v", "-g", "12", "-pix_fmt", "yuv420p", *_EVEN_SIZE],
@@ -85,8 +86,8 @@ def to_float(video_uint8: Tensor) -> Tensor:
 
 def to_uint8(video: Tensor) -> Tensor:
     """Inverse of `to_float`: float (b, c, t, h, w) or (c, t, h, w) -> uint8 (b, t, h, w, c), rounded and clamped."""
-    levels = ((video.float() + 1) * 127.5).round().clamp(0, 255)
-    return rearrange(levels, "... c t h w -> ... t h w c").to(torch.uint8).contiguous()
+    levels = (video.float() + 1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    return rearrange(levels, "... c t h w -> ... t h w c").contiguous()
 
 
 class VideoWriter:
@@ -98,8 +99,9 @@ class VideoWriter:
     Args:
         path: file ending in .mp4, .avi, .mkv, .mov or .gif; its folder must exist.
         fps: frames per second.
-        codec: "h264" (crf 14, for browsers), "h264-crf10", "mpeg4" (as in UCF-101, quality 2), "mp4v" (as OpenCV writes
-            it) or "gif". An odd height or width is padded by one black line, but not for "mpeg4" and "gif".
+        codec: "h264" (crf 14, for browsers), "h264-fast" (for large pictures that are looked at once), "h264-crf10",
+            "mpeg4" (as in UCF-101, quality 2), "mp4v" (as OpenCV writes it) or "gif". An odd height or width is padded
+            by one black line, but not for "mpeg4" and "gif".
 
     Raises:
         ValueError: wrong shape, unknown container, no frames, or FFmpeg refused.

@@ -1,0 +1,146 @@
+"""Videos in, reconstructions out: python pipelines/reconstruct.py [CONFIG.yaml ...] reconstruct.input=FILE_OR_FOLDER
+
+Writes runs/<run>/reconstruct/<input>-<digest>/: per file a side-by-side video of all components, a figure and scores;
+index.html and scores.json over all files. Also the latent map (DeCo-VAE Figure 1b) and reconstruct.exchange=[A,B].
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pipelines.component_exchange import exchange_components
+from pipelines.data.video_sources import ReadError, Unreadable, VideoSource, find_sources, indexed_sources
+from pipelines.experiment import Experiment
+from pipelines.latent_map import draw_latent_map
+from pipelines.metrics.frame_quality import load_lpips, lpips_available
+from pipelines.metrics.i3d_weights import load_i3d
+from pipelines.metrics.reconstruction_protocols import find_protocols
+from pipelines.prepare_data import open_index
+from pipelines.reconstruction_files import SAVED, reconstruct_file
+from pipelines.reconstruction_folders import STAGE, check_cache, printable, results_folder, weights_found
+from pipelines.reconstruction_pages import printed_table, summarise, write_page
+from pipelines.reconstruction_scores import Scoring
+from pipelines.run.checkpoint import publish
+from pipelines.run.folder import StageFolder, resolve_model, write_json
+from pipelines.run.ranks import choose_device
+from pipelines.run.stage import main
+from pipelines.train_vae import run_path
+from vae.registry import load_autoencoder
+
+# What decides about the files of one source; the latent map and exchanges have folders of their own.
+FILE_OPTIONS = (
+    *("input", "resolution", "max_frames", "gop", "chunk_frames", "tile_size"),
+    *("protocols", "clip_frames", "clips_per_file", "save"),
+)
+
+
+def run(config: Experiment) -> None:
+    """Reconstruct what is not reconstructed yet; draw the latent map; exchange components where two files are named."""
+    options = config.reconstruct
+    find_protocols(options.protocols)
+    unknown = [name for name in options.save if name not in SAVED]
+    if unknown:
+        raise ValueError(f"reconstruct.save names {unknown[0]!r}, expected some of {', '.join(SAVED)}")
+    vae_path = resolve_model(options.vae or config.cache.vae, run_path(config), "train_vae")
+    if options.exchange:
+        exchange_components(config, vae_path)
+        if not options.input:
+            return
+    sources, unreadable = gather(config)
+    done = reconstruct_files(config, vae_path, sources, unreadable)
+    for file in unreadable:
+        print(f"{STAGE}: not reconstructed: {printable(file.name)}: {printable(file.reason)}", file=sys.stderr)
+    if not done:
+        first = f"{unreadable[0].name}: {unreadable[0].reason}"
+        raise ValueError(f"none of {len(unreadable)} files in {options.input} could be reconstructed, such as {first}")
+    if options.latent_map:
+        draw_latent_map(config, vae_path, done)
+
+
+def gather(config: Experiment) -> tuple[list[VideoSource], list[Unreadable]]:
+    """The files of reconstruct.input, or the held-out files of the run's data set."""
+    options = config.reconstruct
+    if options.input:
+        limits = (options.resolution, options.max_frames)
+        return find_sources(options.input, config.data, *limits, check_cache(config))
+    index = open_index(config)
+    return indexed_sources(index.root, index.split("validation"), options.resolution, options.max_frames), []
+
+
+def reconstruct_files(
+    config: Experiment, vae_path: Path, sources: Sequence[VideoSource], unreadable: list[Unreadable]
+) -> list[VideoSource]:
+    """Every source that is not there yet, then the table over all; returns those that ended in a video.
+
+    A source that cannot be read to its end after all joins `unreadable`.
+    """
+    path, settings, inputs = results_folder(config, vae_path, FILE_OPTIONS, [config.reconstruct.input or "held-out"])
+    folder = StageFolder(config.run.root, config.run.name, path)
+    with folder.open(settings, inputs):
+        missing = [source for source in sources if read_record(folder.path, source) is None]
+        if missing:
+            model = load_autoencoder(vae_path).to(choose_device(config.run.device))
+            scoring = load_scoring(config)
+            for source in tqdm(missing, desc=STAGE, unit="file", disable=None):
+                try:
+                    # all results of a file appear at once
+                    write = partial(reconstruct_file, model, source, options=config.reconstruct, scoring=scoring)
+                    publish(file_folder(folder.path, source), write)
+                except ReadError as error:
+                    unreadable.append(Unreadable(source.name, str(error)))
+        found = {source.name: read_record(folder.path, source) for source in sources}
+        records = [record for record in found.values() if record is not None]
+        summary = summarise(folder.path, records, unreadable, weights_found(config))
+        write_json(folder.path / "scores.json", summary)
+        write_page(folder.path, summary)
+        folder.finish({"files": len(records), "unreadable": len(unreadable)})
+        if records:
+            print(printable("\n".join(printed_table(summary))))
+            print(f"{STAGE}: {len(records)} videos in {printable(str(folder.path))}, see index.html there")
+    return [source for source in sources if found[source.name] is not None]
+
+
+def file_folder(folder: Path, source: VideoSource) -> Path:
+    """Where the results of one file stand."""
+    return folder / "files" / source.name
+
+
+def read_record(folder: Path, source: VideoSource) -> dict[str, Any] | None:
+    """scores.json of a file whose results are complete and were made from this content; None otherwise."""
+    path = file_folder(folder, source) / "scores.json"
+    if not path.exists():
+        return None
+    record: dict[str, Any] = json.loads(path.read_text())
+    is_same = (record["sha256"], record["frames"]) == (source.sha256, source.num_frames)
+    return record if is_same else None
+
+
+def load_scoring(config: Experiment) -> Scoring:
+    """The networks that score; LPIPS only where its weights are, I3D as its proxy where they are not."""
+    options, evaluate = config.reconstruct, config.evaluate
+    device = choose_device(config.run.device)
+    lpips, extractor = None, None
+    if lpips_available(evaluate.weights_dir, evaluate.lpips_network):
+        lpips = load_lpips(evaluate.weights_dir, evaluate.lpips_network).to(device)
+    if options.clips_per_file:
+        extractor = load_i3d(
+            evaluate.weights_dir, evaluate.i3d_bn_eps, evaluate.i3d_precision, evaluate.i3d_batch_size, device
+        )
+    protocols = find_protocols(options.protocols)
+    return Scoring(protocols, lpips, extractor, options.clip_frames, options.clips_per_file)
+
+
+def describe(config: Experiment) -> str:
+    """For run.dry_run: what would be reconstructed."""
+    options = config.reconstruct
+    what = options.input or "the held-out files of the data set"
+    return f"reconstructs {what} with the autoencoder of {options.vae or config.cache.vae or run_path(config)}"
+
+
+if __name__ == "__main__":
+    main(STAGE, run, Experiment, ("reconstruct", "data", "evaluate", "run"), describe)
