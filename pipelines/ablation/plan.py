@@ -7,13 +7,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from pipelines.experiment import AblationRow, AblationSection, Experiment, training_stages
-from pipelines.run.config import load_config, to_dict
+from pipelines.run.config import load_config
 from pipelines.run.folder import ALWAYS_MAY_CHANGE
 from pipelines.train_motion import DATA_MAY_CHANGE
 
@@ -177,7 +177,7 @@ def _digest(config: Experiment, sections: tuple[str, ...]) -> str:
 
 def differences(old: Experiment, new: Experiment, without: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, Any]]:
     """(dotted name, old value, new value) of every option that differs, except those that a glob of `without` names."""
-    before, now = flatten(to_dict(old)), flatten(to_dict(new))
+    before, now = flatten(asdict(old)), flatten(asdict(new))
     for name in sorted(before.keys() | now.keys()):
         was, is_now = before.get(name), now.get(name)
         if was != is_now and not any(fnmatchcase(name, glob) for glob in without):
@@ -188,7 +188,10 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dicts -> {dotted name: value}."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:  # a tuple that comes from a YAML is a list
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
     return flat
 
 
