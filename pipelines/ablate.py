@@ -67,9 +67,10 @@ def run(config: Experiment) -> None:
 def time_rows(config: Experiment) -> Timing:
     """The timing of all rows, measured where it is missing, in a process of its own while nothing else is trained."""
     timing = read_timing(config)
-    if not config.ablation.timing_rounds or not missing_rows(config, timing):
+    missing = missing_rows(config, timing) if config.ablation.timing_rounds else []
+    if not missing:
         return timing
-    say(f"timing {len(missing_rows(config, timing))} rows")
+    say(f"timing {', '.join(missing)}")
     failed = run_jobs([Job("timing", "timing", config)], 1, lambda failed: None)
     if failed:
         raise ValueError(f"timing the rows failed: {failed['timing']}")
