@@ -42,10 +42,11 @@ def reconstruct_file(
     Raises ReadError when the file cannot be read to its end.
     """
     started = time.perf_counter()
+    has_motion = bool(model.motion_modules())
     chunk_frames = options.chunk_frames or automatic_chunk(source)
     set_tiles(model, source, options.tile_size)
     protocols = {protocol.name: ProtocolRun(protocol, scoring, source, folder) for protocol in scoring.protocols}
-    components, figure, keyframes = ComponentScores(), FigureFrames(source.num_frames), list[int]()
+    components, figure, keyframes = ComponentScores(), FigureFrames(source.num_frames, has_motion), list[int]()
     with ExitStack() as stack:
         videos = {name: stack.enter_context(VideoWriter(folder / f"{name}.mp4", source.fps, codec))
                   for name, codec in VIDEO_CODEC.items() if name in options.save}  # fmt: skip
@@ -62,7 +63,7 @@ def reconstruct_file(
             if "reconstruction" in videos:
                 videos["reconstruction"].write(reconstruction)
             if "side_by_side" in videos:
-                videos["side_by_side"].write(side_by_side(shown))
+                videos["side_by_side"].write(side_by_side(shown, has_motion))
             keyframes += [piece.start] * (piece.start == piece.gop_start)
     for protocol in protocols.values():
         protocol.finish(chunk_frames)
@@ -77,7 +78,7 @@ def reconstruct_file(
     if "figure" in options.save:
         decibels = {row: record["components"][score] for row, score in FIGURE_DECIBELS.items()}
         decibels["reconstruction"] = record["scores"][scoring.protocols[0].name]["psnr"]
-        write_png(folder / "components.png", figure.figure(decibels))
+        write_png(folder / "components.png", figure.figure(decibels, keyframes))
     record["seconds"] = round(time.perf_counter() - started, 2)
     write_json(folder / "scores.json", record)
 

@@ -30,11 +30,12 @@ TRUE_AND_DECODED = {
     "reconstruction": "reconstruction",
     "error": "error",
 }
-# The video shows what the decoder made; "motion" is the decoded one, and so on.
+# In the video: nine tiles in three rows on a wide screen; six without motion, three without components.
 SIDE_BY_SIDE = (
-    *("original", "decoded keyframe", "decoded motion", "decoded warp"),
-    *("decoded residual", "reconstruction", "error"),
+    *("original", "decoded keyframe", "decoded warp", "motion", "decoded motion", "error"),
+    *("residual", "decoded residual", "reconstruction"),
 )
+OF_MOTION = ("motion", "decoded_motion", "warped", "decoded_warped")
 
 
 def shown_size(video: Tensor, smallest: int, largest: int) -> tuple[int, int]:
@@ -59,16 +60,17 @@ def resize_components(components: dict[str, Tensor], size: tuple[int, int]) -> d
     return resized
 
 
-def drawn_components(components: dict[str, Tensor]) -> dict[str, Tensor]:
+def drawn_components(components: dict[str, Tensor], has_motion: bool) -> dict[str, Tensor]:
     """Components of `component_stream` (1, 3, t, h, w), "original" among them -> label: (t, h, w, 3) uint8.
 
-    Motion becomes colour, residuals grey +- their values times RESIDUAL_GAIN, the error |x - x^| times ERROR_GAIN.
+    Motion becomes colour, residuals grey +- their values times RESIDUAL_GAIN, the error |x - x^| times ERROR_GAIN. What
+    an autoencoder without motion has to show for it (zeros, copies of the keyframe) is left out.
     """
     error = (components["reconstruction"].clamp(-1, 1) - components["original"]).abs()
     components = components | {"error": error * ERROR_GAIN - 1}
     drawn = {}
     for label, name in TRUE_AND_DECODED.items():
-        if name in components:
+        if name in components and (has_motion or name not in OF_MOTION):
             video = components[name][0].detach().float().cpu()
             if "motion" in name:
                 drawn[label] = flow_to_rgb(video)
@@ -77,10 +79,10 @@ def drawn_components(components: dict[str, Tensor]) -> dict[str, Tensor]:
     return drawn
 
 
-def side_by_side(components: dict[str, Tensor]) -> Tensor:
+def side_by_side(components: dict[str, Tensor], has_motion: bool) -> Tensor:
     """Components (1, 3, t, h, w) of one piece of a video -> labelled tiles (t, H, W, 3) uint8."""
     height, width = shown_size(components["original"], SMALLEST_SHOWN, LARGEST_SHOWN)
-    drawn = drawn_components(resize_components(components, (height, width)))
+    drawn = drawn_components(resize_components(components, (height, width)), has_motion)
     labels = [label for label in SIDE_BY_SIDE if label in drawn]
     columns = best_columns(len(labels), height, width)
     rows = [labels[start : start + columns] for start in range(0, len(labels), columns)]
@@ -118,8 +120,8 @@ def figure_frames(num_frames: int) -> list[int]:
 class FigureFrames:
     """Gathers the frames of the figure while a video comes piece by piece, at the size of the figure."""
 
-    def __init__(self, num_frames: int) -> None:
-        self.wanted = figure_frames(num_frames)
+    def __init__(self, num_frames: int, has_motion: bool) -> None:
+        self.wanted, self.has_motion = figure_frames(num_frames), has_motion
         self.drawn: dict[str, list[Tensor]] = {}
 
     def add(self, start: int, components: dict[str, Tensor]) -> None:
@@ -130,20 +132,25 @@ class FigureFrames:
             return
         chosen = {name: x[:, :, inside] for name, x in components.items()}
         size = shown_size(chosen["original"], FIGURE_SHOWN, FIGURE_SHOWN)
-        for label, frames in drawn_components(resize_components(chosen, size)).items():
+        for label, frames in drawn_components(resize_components(chosen, size), self.has_motion).items():
             self.drawn.setdefault(label, []).extend(frames)
 
-    def figure(self, decibels: dict[str, float | None]) -> Tensor:
+    def figure(self, decibels: dict[str, float | None], keyframes: Sequence[int]) -> Tensor:
         """Rows of components over time (DeCo-VAE Figures 3 and 5) -> (H, W, 3) uint8.
 
-        decibels: PSNR by the label of the row that it is written on.
+        decibels: PSNR by the label of the row that it is written on; keyframes: numbers of the frames that are some.
         """
         labels = list(self.drawn)
         rows = [[frame.unsqueeze(0) for frame in self.drawn[label]] for label in labels]
         _, height, width, _ = rows[0][0].shape
-        grid = label_columns(tile(rows), [f"frame {number}" for number in self.wanted], width)
+        grid = label_columns(tile(rows), [column_text(n, keyframes) for n in self.wanted], width)
         names = [with_decibels(label, decibels.get(label)) for label in labels]
         return label_margin(grid, names, height)
+
+
+def column_text(number: int, keyframes: Sequence[int]) -> str:
+    """The text of a column."""
+    return f"keyframe {number}" if number in keyframes else f"frame {number}"
 
 
 def with_decibels(label: str, decibels: float | None) -> str:
