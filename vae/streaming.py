@@ -6,19 +6,22 @@ A GOP has its own keyframe and is coded alone: its latents can be decoded withou
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import groupby, tee
+from itertools import groupby
 from operator import itemgetter
+from typing import TypeVar
 
 import torch
 
 from vae.gaussian import Gaussian
-from vae.interface import TEMPORAL_COMPRESSION, Encoding, Latents, VideoAutoencoder
+from vae.interface import TEMPORAL_COMPRESSION, Encoding, Latents, VideoAutoencoder, crop
 from vae.keyframe_placement import GopConfig, split_gops
 
 CHUNK_FRAMES = 16
 WHOLE_GOP_FRAMES = 17  # what a model that is not causal codes at once
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -90,18 +93,12 @@ def decode_stream(model: VideoAutoencoder, pieces: Iterable[CodedPiece]) -> Iter
 
     Any GOPs may be left out, but of each that is there all pieces up to the last wanted one must be there, in order.
     """
-    for gop_start, group in groupby(pieces, key=lambda piece: piece.gop_start):
-        coded, shapes = tee(group)
-        latents = (piece.latents for piece in coded)
-        videos = model.decode_chunks(latents) if model.causal else map(model.decode, latents)
-        for index, (piece, video) in enumerate(zip(shapes, videos, strict=True)):
-            if not index and piece.start != gop_start:
-                raise ValueError(
-                    f"the first piece of a GOP starts at frame {piece.start}, its keyframe is frame {gop_start}: "
-                    "give all pieces of the GOP, from its keyframe on"
-                )
-            height, width = piece.size
-            yield video[:, :, : piece.num_frames, :height, :width]
+    for _, group in groupby(pieces, key=lambda piece: piece.gop_start):
+        taken: deque[CodedPiece] = deque()
+        latents = (piece.latents for piece in _noted(_complete(group), taken))
+        for video in model.decode_chunks(latents) if model.causal else map(model.decode, latents):
+            piece = taken.popleft()
+            yield crop(video, (piece.num_frames, *piece.size))
 
 
 @torch.no_grad()
@@ -117,9 +114,10 @@ def component_stream(
     """
     for gop_start, chunks in _gop_chunks(model, frames, gop, chunk_frames):
         start = gop_start
-        originals, chunks = tee(chunks)
-        coded = model.component_chunks(chunks) if model.causal else map(model.decode_components, chunks)
-        for original, components in zip(originals, coded, strict=True):
+        taken: deque[torch.Tensor] = deque()
+        chunks = _noted(chunks, taken)
+        for components in model.component_chunks(chunks) if model.causal else map(model.decode_components, chunks):
+            original = taken.popleft()
             yield ComponentPiece(gop_start, start, {"original": original} | components)
             start += original.shape[2]
 
@@ -142,6 +140,28 @@ def _gop_chunks(
     gop = gop or GopConfig()
     if not model.causal and not gop.max_frames:
         gop = replace(gop, max_frames=WHOLE_GOP_FRAMES)
+    frames = (part.to(model.device) for part in frames)
     for gop_start, group in groupby(split_gops(model, frames, gop), key=itemgetter(0)):
         parts = (part for _, part in group)
         yield gop_start, rechunk(parts, chunk_frames) if model.causal else iter([torch.cat(list(parts), dim=2)])
+
+
+def _complete(group: Iterable[CodedPiece]) -> Iterator[CodedPiece]:
+    """The pieces of one GOP; ValueError where one is missing."""
+    expected: int | None = None
+    for piece in group:
+        expected = piece.gop_start if expected is None else expected
+        if piece.start != expected:
+            raise ValueError(
+                f"the pieces of the GOP that starts at frame {piece.gop_start} lack frame {expected}: "
+                "give them in order, from its keyframe on"
+            )
+        expected += piece.num_frames
+        yield piece
+
+
+def _noted(items: Iterable[Item], taken: deque[Item]) -> Iterator[Item]:
+    """Pass on what a model takes and note it. (itertools.tee would keep up to 57 chunks alive.)"""
+    for item in items:
+        taken.append(item)
+        yield item
