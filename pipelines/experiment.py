@@ -64,6 +64,8 @@ class ReconstructSection:
     def __post_init__(self) -> None:
         if self.chunk_frames < 0 or self.chunk_frames % 4:
             raise ValueError(f"reconstruct.chunk_frames is {self.chunk_frames}, but must be a multiple of 4, or 0")
+        if self.tile_size != -1 and (self.tile_size < 0 or self.tile_size % 64):
+            raise ValueError(f"reconstruct.tile_size is {self.tile_size}, but must be a multiple of 64, 0 or -1")
         if len(self.exchange) not in (0, 2):
             raise ValueError(f"reconstruct.exchange names {len(self.exchange)} files, but must name two: [A,B]")
         for name in ("resolution", "max_frames", "clips_per_file"):

@@ -127,7 +127,9 @@ def draw(path: Path, clouds: dict[str, dict[str, Tensor]], numbers: dict[str, di
         points = whole(cloud)
         for row, (method, flat) in enumerate((("PCA", principal_components(points, 2)), ("t-SNE", tsne(points, seed)))):
             axes = grid[row][column]
-            axes.scatter(*flat.T.numpy(), c=cloud["file"].numpy() % 20, cmap="tab20", s=5, linewidths=0)
+            axes.scatter(
+                *flat.T.numpy(), c=cloud["file"].numpy() % 20, cmap="tab20", vmin=0, vmax=19, s=5, linewidths=0
+            )
             axes.set(xticks=[], yticks=[])
             score = numbers[name]["all"]["standardised"]
             title = method if row else (

@@ -147,7 +147,13 @@ class VideoWriter:
             *(*arguments, "-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact"),  # no version, no date
             *("-f", _CONTAINERS[self.path.suffix.lower()], str(self.part)),
         ]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._messages)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._messages,
+            start_new_session=True,  # Ctrl-C is for us to act on
+        )
 
     def _fail(self) -> None:
         code = self._process.wait()
