@@ -136,7 +136,9 @@ def plan_jobs(config: Experiment, rows: Mapping[str, Experiment], steps: Mapping
             needs = ""
             if "train_motion" in training_stages(changed):
                 needs = f"motion/{motion_digest(changed)}-seed{seed}"
-                jobs.setdefault(needs, Job(needs, "motion", _as_run(changed, config, needs, seed), seed=seed))
+                jobs.setdefault(
+                    needs, Job(needs, "motion", _as_run(motion_only(changed), config, needs, seed), seed=seed)
+                )
                 motion_from = str(jobs[needs].path)
                 changed = replace(changed, vae=replace(changed.vae, motion_from=motion_from))
             jobs[run] = Job(run, "row", _as_run(changed, config, run, seed), (name,), seed, needs)
@@ -154,6 +156,13 @@ def with_steps(config: Experiment, steps: int) -> Experiment:
         gan=replace(vae.gan, start_step=round(gan_start * scale)),
     )
     return replace(config, vae=vae)
+
+
+def motion_only(config: Experiment) -> Experiment:
+    """What train_motion reads of a row, and defaults for the rest: rows with the same motion module give the same."""
+    deco_vae = replace(Experiment().vae.deco_vae, motion_module=config.vae.deco_vae.motion_module)
+    vae = replace(Experiment().vae, deco_vae=deco_vae)
+    return replace(Experiment(), data=config.data, motion=config.motion, vae=vae)
 
 
 def motion_digest(config: Experiment) -> str:

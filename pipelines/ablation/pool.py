@@ -14,6 +14,8 @@ from pipelines.run.folder import write_text
 from pipelines.run.interruption import Interruption
 
 SECONDS_BETWEEN_LOOKS = 0.1
+# What a training and its scores import only when they come to it; here it is imported once for all runs.
+IMPORTED_LATE = ("diffusers.training_utils", "torch.utils.tensorboard", "torchmetrics.functional.image")
 
 
 def run_jobs(jobs: Sequence[Job], processes: int, ended: Callable[[dict[str, str]], None]) -> dict[str, str]:
@@ -69,7 +71,7 @@ def _start(job: Job) -> ForkServerProcess:
     experiment = job.path / "experiment.yaml"
     write_text(experiment, to_yaml(job.config))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([work.__module__])
+    context.set_forkserver_preload([work.__module__, *IMPORTED_LATE])
     child = context.Process(target=work, args=(job.kind, str(experiment), str(job.path / "log.txt")))
     child.start()
     return child

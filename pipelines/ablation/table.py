@@ -9,10 +9,16 @@ from typing import Any
 
 from pipelines.ablation.plan import Job, reference_row
 from pipelines.ablation.scores import group_of
-from pipelines.ablation.timing import Timing, seconds_per_step
+from pipelines.ablation.timing import Timing, motion_seconds, seconds_per_step
 from pipelines.experiment import AblationSection, Experiment
 
 METRICS = ("psnr", "ssim", "psnr_first_frame", "psnr_keyframe", "psnr_warp", "psnr_warp_decoded")
+WALL = ("wall_seconds", "wall_seconds_with_motion")
+COLUMNS = ("SSIM", "keyframe", "warp", "decoded warp", "latents", "VAE parameters", "motion module", "GFLOPs", "steps")
+COLUMNS += ("s/step", "training s", "with motion", "wall s", "with motion")
+NOTE = """PSNR in dB and SSIM: mean and standard deviation over seeds of the mean over groups. Latents: numbers per clip.
+GFLOPs: encoding and decoding one clip, motion module included, the warp not. s/step and training s: at the pace that was
+measured beforehand, row by row in turns; wall s: as it took, whatever else the machine did."""
 Run = dict[str, Any]
 
 
@@ -35,16 +41,28 @@ def build_table(
     reference = reference_row(section)
     entries = []
     for name, changed in rows.items():
-        row, seconds = section.rows[name], seconds_per_step(changed, timing)
+        row = section.rows[name]
         entry: dict[str, Any] = {"name": name, **asdict(row), "like": row.like or reference}
         entry |= {"seeds": len(by_row[name]), "seeds_finished": len(finished[name])}
         problems = {job.name: failed[job.name] for job in jobs if name in job.rows and job.name in failed}
         entry |= {"failed": problems} if problems else {}
-        entry["seconds_per_step"] = None if seconds is None else round(seconds, 5)
+        steps = next(job.config.vae.loop.steps for job in jobs if name in job.rows)
+        entry |= {"steps": steps, **expected_seconds(changed, steps, timing)}
         if finished[name]:
             entry |= summarise(finished[name], finished.get(reference, {}))
         entries.append(entry)
     return {"reference": reference, "groups": list(section.groups), "rows": entries}
+
+
+def expected_seconds(config: Experiment, steps: int, timing: Timing) -> dict[str, float | None]:
+    """What a row's training costs at the pace that was measured beforehand; None where it was not."""
+    names = ("seconds_per_step", "training_seconds", "training_seconds_with_motion")
+    per_step = seconds_per_step(config, timing)
+    if per_step is None:
+        return dict.fromkeys(names)
+    training = steps * per_step
+    values = (per_step, training, training + motion_seconds(config, timing))
+    return {name: round(value, 5) for name, value in zip(names, values, strict=True)}
 
 
 def read_run(job: Job, section: AblationSection) -> Run | None:
@@ -59,9 +77,8 @@ def read_run(job: Job, section: AblationSection) -> Run | None:
         "model": scores["model"],
         "groups": groups,
         "means": average_groups(groups),
-        "steps": job.config.vae.loop.steps,
-        "seconds": done["seconds"],
-        "seconds_with_motion": done["seconds"] + (motion["seconds"] if motion else 0.0),
+        "wall_seconds": done["seconds"],
+        "wall_seconds_with_motion": done["seconds"] + (motion["seconds"] if motion else 0.0),
         "git_commit": provenance.get("git_commit"),
     }
 
@@ -106,9 +123,7 @@ def summarise(runs: Mapping[int, Run], reference: Mapping[int, Run]) -> dict[str
         ),
         "groups": groups,
         **first["model"],
-        "steps": first["steps"],
-        "seconds": round(fmean(run["seconds"] for run in runs.values()), 1),
-        "seconds_with_motion": round(fmean(run["seconds_with_motion"] for run in runs.values()), 1),
+        **{name: round(fmean(run[name] for run in runs.values()), 1) for name in WALL},
         "git_commits": sorted({str(run["git_commit"]) for run in runs.values()}),
     }
 
@@ -132,17 +147,17 @@ def mean_or_none(values: Sequence[float | None]) -> float | None:
 def to_markdown(table: Mapping[str, Any]) -> str:
     """The table for reading: one of rows, one of groups, and what failed."""
     rows = [row for row in table["rows"] if "psnr" in row]
-    waiting = [f"{row['name']} ({row['seeds_finished']} of {row['seeds']} runs)" for row in table["rows"]
-               if row["seeds_finished"] < row["seeds"]]  # fmt: skip
-    head = ["row", "seeds", "PSNR", f"minus {table['reference']}", "SSIM", "keyframe", "warp", "decoded warp"]
-    head += ["latents", "VAE parameters", "motion module", "GFLOPs", "steps", "s/step", "s", "s with motion"]
-    lines = [*_table(head, [_row_cells(row) for row in rows])]
-    lines += ["", "PSNR in dB, mean and standard deviation over seeds of the mean over groups; GFLOPs of encoding and"]
-    lines += ["decoding one clip, motion module included; s/step as timed beforehand, s as it took.", ""]
+    head = ["row", "seeds", "PSNR", f"minus {table['reference']}", *COLUMNS]
+    lines = [*_table(head, [_row_cells(row) for row in rows]), "", NOTE, ""]
     groups = list(dict.fromkeys(group for row in rows for group in row["groups"]))
     cells = [[row["name"], *(_group_cell(row["groups"].get(group)) for group in groups)] for row in rows]
     counts = {group: values["clips"] for row in rows for group, values in row["groups"].items()}
     lines += _table(["PSNR / SSIM (difference)", *(f"{group}, {counts[group]} clips" for group in groups)], cells)
+    waiting = [
+        f"{row['name']} ({row['seeds_finished']} of {row['seeds']} runs)"
+        for row in table["rows"]
+        if row["seeds_finished"] < row["seeds"]
+    ]
     lines += ["", f"Not finished: {', '.join(waiting)}"] if waiting else []
     problems = [f"{name}: {reason}" for row in table["rows"] for name, reason in row.get("failed", {}).items()]
     lines += ["", *(f"- {problem}" for problem in problems)] if problems else []
@@ -152,9 +167,10 @@ def to_markdown(table: Mapping[str, Any]) -> str:
 def _row_cells(row: Mapping[str, Any]) -> list[str]:
     components = [_value(row[name]) for name in ("psnr_keyframe", "psnr_warp", "psnr_warp_decoded")]
     size = [f"{row['latent_values']:,}", f"{row['parameters']['vae']:,}", f"{row['parameters']['motion_module']:,}"]
-    seconds = "-" if row["seconds_per_step"] is None else f"{row['seconds_per_step']:.3f}"
-    cost = [f"{row['gflops']:.2f}", str(row["steps"]), seconds]
-    cost += [f"{row['seconds']:.0f}", f"{row['seconds_with_motion']:.0f}"]
+    names = ("training_seconds", "training_seconds_with_motion", *WALL)
+    seconds = ["-" if row[name] is None else f"{row[name]:.0f}" for name in names]
+    per_step = "-" if row["seconds_per_step"] is None else f"{row['seconds_per_step']:.3f}"
+    cost = [f"{row['gflops']:.2f}", str(row["steps"]), per_step, *seconds]
     scores = [_value(row["psnr"]), _value(row["difference"], "+.2f"), _value(row["ssim"], ".4f")]
     return [row["name"], str(row["seeds_finished"]), *scores, *components, *size, *cost]
 

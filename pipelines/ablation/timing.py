@@ -1,7 +1,8 @@
 """Seconds per training step of every row, measured before training, in turns with the reference row: timing.json.
 
-The ratio to the reference is what counts: it is the median over rounds in which both were timed one after the other, so
-a machine that is slower for a while changes it little. Rows with budget time get their number of steps from it.
+The ratio to the reference is what counts: the median over rounds in which both were timed one after the other, so that
+a machine that is slower for a while changes it little. A single thread on a CPU is timed by the seconds it computed, not
+those that it waited for other programs. Rows with budget time get their number of steps from it.
 """
 
 import json
@@ -104,6 +105,8 @@ class StepClock:
     def __init__(self, task: TrainingTask, loop: LoopConfig, moments: Mapping[int, float], config: Experiment) -> None:
         """moments: {step: share of the training that costs as much as this step}."""
         device, data = choose_device(config.run.device), config.data
+        is_one_thread = device.type == "cpu" and torch.get_num_threads() == 1
+        self.clock = time.process_time if is_one_thread else time.perf_counter
         self.task, self.loop, self.moments, self.seed = task, loop, moments, config.run.seed
         self.state = TrainingState(task, loop, Path(), device)
         shape = (loop.global_batch_size, 3, data.num_frames, data.resolution, data.resolution)
@@ -126,10 +129,10 @@ class StepClock:
         """Mean over the training, from `count` steps in each of its parts."""
         total = 0.0
         for step, share in self.moments.items():
-            started = time.perf_counter()
+            started = self.clock()
             for _ in range(count):
                 self._train(step)
-            total += share * (time.perf_counter() - started) / count
+            total += share * (self.clock() - started) / count
         return total
 
     def _train(self, step: int) -> None:
