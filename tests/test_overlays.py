@@ -217,13 +217,12 @@ def test_the_papers_overlay_makes_its_preset(base):
     assert overlaid == preset
 
 
-@pytest.mark.parametrize("name", [None, *NAMES, *NAMES_PER_BASE])
+@pytest.mark.parametrize("name", [*NAMES, *NAMES_PER_BASE])
 def test_every_overlay_trains(name, tmp_path):
     """50 of the loop's own updates over both phases, with the discriminator in the last: finite, and it learns."""
     base = tmp_path / "tiny.yaml"
     base.write_text(TINY)
-    files = [base, *([overlay(name, "ablation_64")] if name else [])]
-    section = load_config(Experiment, [str(file) for file in files], base).vae
+    section = load_config(Experiment, [str(base), str(overlay(name, "ablation_64"))], base).vae
     torch.manual_seed(0)
     model = build_autoencoder(section)
     task = VaeTask(model, section.losses, section.gan, section.adaptation, iter, list, print)
