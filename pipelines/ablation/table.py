@@ -14,11 +14,13 @@ from pipelines.experiment import AblationSection, Experiment
 
 METRICS = ("psnr", "ssim", "psnr_first_frame", "psnr_keyframe", "psnr_warp", "psnr_warp_decoded")
 WALL = ("wall_seconds", "wall_seconds_with_motion")
-COLUMNS = ("SSIM", "keyframe", "warp", "decoded warp", "latents", "VAE parameters", "motion module", "GFLOPs", "steps")
-COLUMNS += ("s/step", "training s", "with motion", "wall s", "with motion")
+COLUMNS = [
+    *("SSIM", "keyframe", "warp", "decoded warp", "latents", "VAE parameters", "motion module", "GFLOPs", "steps"),
+    *("s/step", "training s", "with motion", "wall s", "with motion"),
+]
 NOTE = """PSNR in dB and SSIM: mean and standard deviation over seeds of the mean over groups. Latents: numbers per clip.
-GFLOPs: encoding and decoding one clip, motion module included, the warp not. s/step and training s: at the pace that was
-measured beforehand, row by row in turns; wall s: as it took, whatever else the machine did."""
+GFLOPs: encoding and decoding one clip, motion module included, the warp not. s/step and training s: at the pace that
+was measured beforehand, row by row in turns; wall s: as it took, whatever else the machine did."""
 Run = dict[str, Any]
 
 

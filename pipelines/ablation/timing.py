@@ -1,7 +1,7 @@
 """Seconds per training step of every row, measured before training, in turns with the reference row: timing.json.
 
-The ratio to the reference is what counts: the median over rounds in which both were timed one after the other, so that
-a machine that is slower for a while changes it little. A single thread on a CPU is timed by the seconds it computed, not
+The ratio to the reference is what counts: the median over rounds in which both were timed one after the other, so a
+machine that is slower for a while changes it little. A single thread on a CPU is timed by the seconds it computed, not
 those that it waited for other programs. Rows with budget time get their number of steps from it.
 """
 
