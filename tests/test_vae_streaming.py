@@ -95,7 +95,7 @@ def test_every_way_to_cut_equals_the_whole(variant, dtype, tolerance, cuts):
 
 
 @all_variants
-@pytest.mark.parametrize(("num_frames", "height", "width"), [(1, 24, 32), (2, 17, 33), (8, 32, 20), (23, 9, 15)])
+@pytest.mark.parametrize(("num_frames", "height", "width"), [(1, 16, 24), (8, 17, 20), (23, 9, 15)])
 @torch.no_grad()
 def test_streams_of_any_length_and_size_equal_the_whole(variant, num_frames, height, width):
     model, video = tiny_vae(variant).double(), clip(1, num_frames, height, width).double()
@@ -133,10 +133,10 @@ def test_single_images_are_coded_alone(variant):
 # ---------------------------------------------------------------------- groups of pictures
 
 
-@all_variants
+@pytest.mark.parametrize("variant", ["plain", "default", "no_motion", "first_frame_latent", "paper"])
 @torch.no_grad()
 def test_each_gop_is_coded_alone(variant):
-    model, video = tiny_vae(variant), clip(2, 23, 30, 45)
+    model, video = tiny_vae(variant), clip(2, 23, 14, 21)
     pieces = list(encode_stream(model, video.split(7, dim=2), GopConfig(max_frames=10), chunk_frames=8))
     lengths = [10, 10, 3]
     assert [piece.start for piece in pieces if piece.start == piece.gop_start] == [0, 10, 20]
@@ -149,8 +149,8 @@ def test_each_gop_is_coded_alone(variant):
         decoded = joined(decode_stream(model, group))  # the third, say, without the first two
         torch.testing.assert_close(decoded, model.decode(alone.latents, alone.clip_shape), atol=1e-4, rtol=0)
     values = sum(latent[0].numel() for piece in pieces for latent in piece.latents.values())
-    assert values == latent_values(model, lengths, (30, 45))
-    assert latent_values(model, [17, 17], (30, 45)) > latent_values(model, [33], (30, 45))
+    assert values == latent_values(model, lengths, (14, 21))
+    assert latent_values(model, [17, 17], (14, 21)) > latent_values(model, [33], (14, 21))
 
 
 def test_a_gop_is_decoded_from_its_keyframe_on():
@@ -283,11 +283,11 @@ def test_memory_does_not_grow_with_the_length(variant):
         assert 0 < long <= 1.3 * short
 
 
-@all_variants
+@pytest.mark.parametrize("variant", ["plain", "default", "context_both", "paper"])
 @torch.no_grad()
 def test_tiles_of_a_stream_equal_tiles_of_the_whole(variant):
     """Each tile keeps its own past."""
-    model, video = tiny_vae(variant).double(), clip(1, 9, 32, 64).double()
+    model, video = tiny_vae(variant).double(), clip(1, 9, 32, 48).double()
     model.enable_tiling(32, 16)
     whole = model.reconstruct(video)
     if model.causal:
