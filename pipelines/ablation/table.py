@@ -18,7 +18,7 @@ COLUMNS = [
     *("SSIM", "keyframe", "warp", "decoded warp", "latents", "VAE parameters", "motion module", "GFLOPs", "steps"),
     *("s/step", "training s", "with motion", "wall s", "with motion"),
 ]
-NOTE = """PSNR in dB and SSIM: mean and standard deviation over seeds of the mean over groups. Latents: numbers per clip.
+NOTE = """PSNR (dB) and SSIM: mean and standard deviation over seeds of the mean over groups. Latents: numbers per clip.
 GFLOPs: encoding and decoding one clip, motion module included, the warp not. s/step and training s: at the pace that
 was measured beforehand, row by row in turns; wall s: as it took, whatever else the machine did."""
 Run = dict[str, Any]
