@@ -1,12 +1,14 @@
 """Ablations: rows and their runs, equal time, the table against numbers worked out by hand, kill and resume."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -35,9 +37,12 @@ OVERLAYS = {
     "typo.yaml": "vae: {loop: {stepss: 3}}",
     "other_clips.yaml": "data: {num_frames: 5}",
 }
-SHORT = "vae.loop.preview_every=0 vae.loop.validate_every=0 motion.loop.preview_every=0 motion.loop.validate_every=0"
-SHORT += " vae.validation_clips=1 motion.validation_clips=1 data.num_frames=9 data.shapes.train_per_class=1"
-SHORT += " data.shapes.validation_per_class=1 data.validation_fraction=0.5 motion.loop.steps=2 ablation.timing_rounds=0"
+SHORT = (  # as little as a whole ablation can do
+    "data.num_frames=5 data.shapes.num_frames=8 data.shapes.train_per_class=1 data.shapes.validation_per_class=1 "
+    "motion.loop.steps=2 motion.validation_clips=1 motion.loop.preview_every=0 motion.loop.validate_every=0 "
+    "vae.loop.steps=4 vae.validation_clips=1 vae.loop.preview_every=0 vae.loop.validate_every=0 "
+    "vae.loop.global_batch_size=2 vae.loop.micro_batch_size=0 ablation.timing_rounds=0 ablation.clips_per_video=1"
+)
 LONGEST_WAIT_SECONDS = 240
 
 
@@ -243,36 +248,36 @@ def without_times(table: dict) -> dict:
     return table | {"rows": [{k: v for k, v in row.items() if k not in MEASURED} for row in table["rows"]]}
 
 
-def wait_for(path: Path, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + LONGEST_WAIT_SECONDS
-    while not path.exists():
-        assert process.poll() is None, f"ended with {process.returncode} before there was {path}:\n{log.read_text()}"
-        assert time.monotonic() < deadline, f"no {path}"
-        time.sleep(0.005)
+def when(exists: Path, do: Callable[[], None]) -> None:
+    """Call `do` from another thread as soon as there is a file or folder."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + LONGEST_WAIT_SECONDS
+        while not exists.exists() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        do()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def kill_everything() -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
+    os.kill(os.getpid(), signal.SIGTERM)  # or else the next runs would start
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ablation of two rows and two seeds, killed in the middle and started again by the same command."""
+    """An ablation of two rows and two seeds whose runs were killed in the middle, then started again."""
     folder = tmp_path_factory.mktemp("ablation")
-    options = arguments(folder, *SHORT.split(), LISTED, "ablation.seeds=2")
-    log, environment = folder / "log", {**os.environ, "PYTHONPATH": str(ROOT)}
-    with log.open("w") as file:
-        command = [sys.executable, "pipelines/ablate.py", *options]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file, env=environment)
-    wait_for(folder / "nano" / "a-seed0" / "train_vae" / "checkpoints" / "step-00000002", process, log)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    assert not (folder / "nano" / "plain-seed1" / "scores.json").exists(), "killed too late to test anything"
-    deadline = time.monotonic() + LONGEST_WAIT_SECONDS
-    while time.monotonic() < deadline:  # the children of the killed process need a moment to end
-        try:
-            ablate.run(load_config(Experiment, options, NANO))
-            return folder
-        except ValueError as error:
-            if "in use" not in str(error):
-                raise
-    raise AssertionError("the children of a killed ablation did not end")
+    config = experiment(folder, *SHORT.split(), LISTED, "ablation.seeds=2")
+    when(folder / "nano" / "a-seed0" / "train_vae" / "checkpoints" / "step-00000001", kill_everything)
+    with pytest.raises(SystemExit, match=str(128 + signal.SIGTERM)):
+        ablate.run(config)
+    assert not (folder / "nano" / "a-seed0" / "train_vae" / "done.json").exists(), "killed too late to test anything"
+    ablate.run(config)
+    assert "going on from step" in (folder / "nano" / "a-seed0" / "log.txt").read_text()
+    return folder
 
 
 def test_a_killed_ablation_goes_on_to_the_same_table(folder: Path, tmp_path: Path) -> None:
@@ -283,10 +288,10 @@ def test_a_killed_ablation_goes_on_to_the_same_table(folder: Path, tmp_path: Pat
     assert (folder / "nano" / "ablation.md").read_text().count("| plain | 2 |") == 1
     a, plain = ours["rows"]
     clips = json.loads((folder / "nano" / "plain-seed1" / "scores.json").read_text())["clips"]
-    assert len(clips) == 2 * len(ours["data"]["validation"])
+    assert len(clips) == len(ours["data"]["validation"])
     assert plain["psnr"]["per_seed"]["1"] == pytest.approx(fmean(clip["psnr"] for clip in clips), abs=1e-4)
     assert plain["psnr_keyframe"] is None and a["psnr_keyframe"]["mean"] > 0
-    assert a["latent_values"] == (8 + 2 * (2 + 4)) * 16  # one keyframe and two groups of four frames, on 4 x 4
+    assert a["latent_values"] == (8 + 2 + 4) * 16  # a keyframe and one group of four frames, on 4 x 4
     assert a["wall_seconds_with_motion"] > a["wall_seconds"]
     assert plain["wall_seconds_with_motion"] == plain["wall_seconds"]
     assert a["parameters"]["motion_module"] > plain["parameters"]["motion_module"] == 0
@@ -314,22 +319,33 @@ def test_a_row_that_fails_is_named_and_the_others_end(folder: Path) -> None:
     assert still["seeds_finished"] == 1
 
 
-def test_ctrl_c_lets_the_runs_save(folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_lets_the_runs_save(tmp_path: Path) -> None:
     config = experiment(tmp_path, *SHORT.split(), "ablation.rows={still: {overlays: [still]}}", "vae.loop.steps=100000")
     prepare_data(config)
     (job,) = plan_jobs(config, rows_of(config), {})
     ablate.share_index(job, config)
-    log = job.path / "train_vae" / "metrics.jsonl"
-
-    def interrupt() -> None:
-        deadline = time.monotonic() + LONGEST_WAIT_SECONDS
-        while not log.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt).start()
+    when(job.path / "train_vae" / "metrics.jsonl", lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(SystemExit) as stopped:
         run_jobs([job], 1, lambda failed: None)
     assert stopped.value.code == 128 + signal.SIGINT
     assert "saved step" in (job.path / "log.txt").read_text()
     assert list((job.path / "train_vae" / "checkpoints").iterdir())
+
+
+def test_a_child_ends_when_its_parent_is_killed() -> None:
+    script = (
+        "import multiprocessing, time\n"
+        "from pipelines.run.interruption import end_with_parent\n"
+        "def work():\n    end_with_parent()\n    print('works', flush=True)\n    time.sleep(120)\n"
+        "multiprocessing.get_context('fork').Process(target=work).start()\n"
+        "time.sleep(120)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"works\n"
+    started = time.monotonic()
+    process.kill()
+    assert process.stdout.read() == b""  # the child's end of the pipe is closed too
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+    assert time.monotonic() - started < 60

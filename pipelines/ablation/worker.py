@@ -1,14 +1,13 @@
 """One run of an ablation, in a child process of `ablate`: ordinary stages, with their output in the run's log.txt."""
 
-import multiprocessing
 import os
-import threading
 from collections.abc import Callable
 
 from pipelines import train_motion, train_vae
 from pipelines.ablation.scores import score_run
 from pipelines.ablation.timing import measure
 from pipelines.experiment import Experiment
+from pipelines.run.interruption import end_with_parent
 from pipelines.run.stage import main
 
 
@@ -34,13 +33,6 @@ def work(kind: str, experiment: str, log: str) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(file, stream)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     stage, run = WORK[kind]
     main(stage, run, Experiment, ("data", "motion", "vae", "run"), arguments=[experiment])
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "work runs in a child process"
-    parent.join()
-    os._exit(1)

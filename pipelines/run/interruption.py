@@ -1,5 +1,9 @@
-"""Ctrl-C and SIGTERM during training: noted, so that the loop can finish its step, save and say how to go on."""
+"""Ctrl-C and SIGTERM during training: noted, so that the loop can finish its step, save and say how to go on.
 
+And what a child process does when its parent is killed.
+"""
+
+import multiprocessing
 import os
 import shlex
 import signal
@@ -38,3 +42,15 @@ class Interruption:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._restore()
+
+
+def end_with_parent() -> None:
+    """End this child process, made by `multiprocessing`, as soon as its parent is gone, however that ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only a child process has a parent to end with"
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
