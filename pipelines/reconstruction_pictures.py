@@ -102,11 +102,12 @@ def label_text(label: str) -> str:
 
 
 def best_columns(count: int, height: int, width: int) -> int:
-    """Columns into which `count` tiles are put so that together they come closest to the shape of a screen."""
+    """Columns into which `count` tiles are put: close to the shape of a screen, with few cells left empty."""
 
     def distance(columns: int) -> float:
         rows = math.ceil(count / columns)
-        return abs(math.log(columns * (width + GAP) / (rows * (height + LABEL_HEIGHT)) / ASPECT))
+        shape = abs(math.log(columns * (width + GAP) / (rows * (height + LABEL_HEIGHT)) / ASPECT))
+        return shape + 2 * (rows * columns - count) / count
 
     return min(range(1, count + 1), key=distance)
 
