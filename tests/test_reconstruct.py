@@ -141,8 +141,7 @@ def test_other_options_have_a_folder_of_their_own(tmp_path, videos, models) -> N
     assert plain["components"]["psnr_keyframe"] is None and small["components"]["psnr_keyframe"] is not None
 
 
-@pytest.mark.parametrize("variant", ["plain", "no_motion", "paper"])
-@pytest.mark.parametrize("tile_size", [-1, 64])
+@pytest.mark.parametrize(("variant", "tile_size"), [("plain", -1), ("no_motion", 64), ("paper", -1)])
 def test_every_kind_of_autoencoder(tmp_path, videos, models, variant: str, tile_size: int) -> None:
     given = [f"reconstruct.input={videos / 'a.mp4'}", f"reconstruct.vae={models / variant}"]
     reconstruct.run(experiment(tmp_path, *given, f"reconstruct.tile_size={tile_size}"))
