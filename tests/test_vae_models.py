@@ -177,7 +177,7 @@ def test_parameter_counts_of_the_paper():
         keyframe_mode="repeat",
         first_frame_latent=True,
         residual_reference="original",
-        residual_context="none",
+        residual_context=False,
         motion_decoder="shared",
         motion_module=MotionModuleConfig(downscale=1),
     )

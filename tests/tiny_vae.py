@@ -32,7 +32,7 @@ PAPER = SIZES | {
     "keyframe_mode": "repeat",
     "first_frame_latent": True,
     "residual_reference": "original",
-    "residual_context": "none",
+    "residual_context": False,
     "motion_decoder": "shared",
     "motion_module": MotionModuleConfig(width=8, downscale=1),
 }
@@ -44,7 +44,6 @@ VARIANTS = {
     "no_motion": ("deco_vae", DecoVaeConfig(**DEFAULT, motion=False)),
     "open_loop": ("deco_vae", DecoVaeConfig(**DEFAULT, residual_reference="original")),
     "first_frame_latent": ("deco_vae", DecoVaeConfig(**DEFAULT, first_frame_latent=True)),
-    "context_both": ("deco_vae", DecoVaeConfig(**DEFAULT, residual_context="both", first_frame_latent=True)),
     "paper": ("deco_vae", DecoVaeConfig(**PAPER)),
     "concat": ("concat_vae", ConcatVaeConfig(TINY, TINY, latent_channels=6, motion_module=MotionModuleConfig(width=8))),
 }

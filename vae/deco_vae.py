@@ -45,9 +45,7 @@ class DeCoVAE(VideoAutoencoder):
             if part == "keyframe":
                 encoder = Encoder(size, patch, first_frame=True, groups=config.keyframe_mode == "repeat")
             else:
-                sees_prediction = part == "residual" and config.residual_context == "both"
-                inputs = 2 * PIXEL_CHANNELS if sees_prediction else PIXEL_CHANNELS
-                encoder = Encoder(size, patch, first_frame=first, groups=True, channels=inputs)
+                encoder = Encoder(size, patch, first_frame=first, groups=True)
             self.encoders[part] = encoder
             self.measurements[part] = Measurement(size.width, config.decoder_of(part).width, channels[part])
         # D of Eq. 3, and what brings each latent to its width.
@@ -57,7 +55,7 @@ class DeCoVAE(VideoAutoencoder):
             {name: nn.Linear(channels[part], config.decoder_of(part).width, bias=False)
              for part in config.parts for name in [config.projection_name(part)]}
         )  # fmt: skip
-        if config.residual_context != "none":
+        if config.residual_context:
             patch = (2, config.patch_size, config.patch_size)
             self.context = PatchProjection(SPATIOTEMPORAL_NUM_BANDS, patch, config.decoder, PIXEL_CHANNELS)
         if config.motion:
@@ -161,10 +159,7 @@ class DeCoVAE(VideoAutoencoder):
         if config.residual_reference == "original":  # open loop
             reference = predict(state.keyframe, coding.motion, frames.shape[2])
         coding.residual = decouple(frames, reference)  # Eq. 6
-        seen = coding.residual
-        if config.residual_context == "both":
-            seen = torch.cat([seen, coding.prediction], dim=1)
-        take("residual", self._measure("residual", seen, state))
+        take("residual", self._measure("residual", coding.residual, state))
         return coding
 
     def _measure(self, part: str, component: torch.Tensor, state: CodingState) -> Gaussian:
@@ -213,7 +208,7 @@ class DeCoVAE(VideoAutoencoder):
         if latent.shape[2] == 0:  # a single image
             size = (self.size_multiple * cells for cells in latent.shape[-2:])
             return latent.new_zeros(latent.shape[0], PIXEL_CHANNELS, 0, *size)
-        sees_prediction = part == "residual" and config.residual_context != "none"
+        sees_prediction = part == "residual" and config.residual_context
         channels, x = latent.shape[1], latent
         if sees_prediction:
             x = torch.cat([latent, self._context_features(prediction, latent.shape[2])], dim=1)

@@ -14,9 +14,9 @@ SMALL_BACKBONE = BackboneConfig(low_width=32, high_width=96, separate_blocks=1, 
 class LatentChannels:
     """Latent channels of each part; the paper has 16 / 16 / 16."""
 
-    keyframe: int = 48  # channels of the keyframe's latent
+    keyframe: int = 36  # channels of the keyframe's latent
     motion: int = 4  # channels of the motion's latent
-    residual: int = 28  # channels of the residual's latent
+    residual: int = 32  # channels of the residual's latent
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class DecoVaeConfig:
     keyframe_mode: str = "single"  # single: the keyframe is one image; repeat: t copies, averaged over time (paper)
     first_frame_latent: bool = False  # motion and residual have a latent for frame 0 too (paper)
     residual_reference: str = "decoded"  # decoded: closed loop, as in video codecs; original: Eq. 6 (paper)
-    residual_context: str = "decoder"  # who of the residual's also sees the prediction: none (paper), decoder or both
+    residual_context: bool = True  # the residual's decoder also sees the prediction (paper: false)
     motion: bool = True  # false: no motion part, the keyframe is the prediction
     motion_decoder: str = "small"  # small: the motion has its own decoder; shared (paper)
     motion_module: MotionModuleConfig = field(default_factory=MotionModuleConfig)  # size of the motion module
@@ -47,7 +47,6 @@ class DecoVaeConfig:
             ("bottleneck", ("compressed_sensing", "linear")),
             ("keyframe_mode", ("single", "repeat")),
             ("residual_reference", ("decoded", "original")),
-            ("residual_context", ("none", "decoder", "both")),
             ("motion_decoder", ("small", "shared")),
         ):
             if getattr(self, name) not in allowed:

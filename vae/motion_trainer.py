@@ -24,7 +24,7 @@ class MotionLossConfig:
 
     frames_per_clip: int = 4  # frames per clip onto which the first one is warped, at random gaps
     smoothness: float = 0.003  # weight of the total variation of the flow
-    coarse: float = 1.0  # weight of the same loss on blurred frames, which shows the way to far displacements
+    coarse: float = 0.0  # weight of the same loss on blurred frames: only where plain shapes leave the flow at zero
     coarse_level: int = 3  # how much those are blurred, a level of the Gaussian volume (3 = 7.2 pixels)
 
 
