@@ -79,6 +79,7 @@ def shown_components(coding: Coding) -> dict[str, torch.Tensor]:
     Keys: keyframe, motion (pixels, level), residual, warped = W(x_0, m), and the same with `decoded_` in front
     (decoded_warped = W(x^_0, m^)), and reconstruction.
     """
+    assert coding.reconstruction is not None and coding.prediction is not None, "coded and decoded"
     num_frames, size = coding.prediction.shape[2], coding.keyframe.shape[-2:]
     first, decoded_first = as_frame(coding.keyframe), as_frame(coding.decoded_keyframe)
     nothing = torch.zeros_like(coding.prediction)

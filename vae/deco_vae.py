@@ -56,8 +56,8 @@ class DeCoVAE(VideoAutoencoder):
              for part in config.parts for name in [config.projection_name(part)]}
         )  # fmt: skip
         if config.residual_context:
-            patch = (2, config.patch_size, config.patch_size)
-            self.context = PatchProjection(SPATIOTEMPORAL_NUM_BANDS, patch, config.decoder, PIXEL_CHANNELS)
+            volume = (2, config.patch_size, config.patch_size)
+            self.context = PatchProjection(SPATIOTEMPORAL_NUM_BANDS, volume, config.decoder, PIXEL_CHANNELS)
         if config.motion:
             self.motion_module = MotionModule(asdict(config.motion_module))
             if config.motion_decoder == "small":

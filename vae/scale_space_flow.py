@@ -62,9 +62,9 @@ def gaussian_volume(image: torch.Tensor) -> torch.Tensor:
 def sampling_grid(motion: torch.Tensor) -> torch.Tensor:
     """motion (b, 3, t, h, w) = flow x, flow y in pixels, level -> grid_sample coordinates (b, t, h, w, 3)."""
     height, width = motion.shape[-2:]
-    like = {"device": motion.device, "dtype": motion.dtype}
-    sizes = torch.tensor([width, height, NUM_LEVELS + 1], **like)
-    rows, columns = torch.meshgrid(torch.arange(height, **like), torch.arange(width, **like), indexing="ij")
+    sizes = motion.new_tensor([width, height, NUM_LEVELS + 1])
+    axes = (torch.arange(length, device=motion.device, dtype=motion.dtype) for length in (height, width))
+    rows, columns = torch.meshgrid(*axes, indexing="ij")
     own_place = torch.stack([columns, rows, torch.zeros_like(rows)], dim=-1)  # (h, w, 3)
     at_rest = (2 * own_place + 1) / sizes - 1
     return torch.addcmul(at_rest, rearrange(motion, "b c t h w -> b t h w c"), 2 / sizes)
