@@ -14,9 +14,9 @@ SMALL_BACKBONE = BackboneConfig(low_width=32, high_width=96, separate_blocks=1, 
 class LatentChannels:
     """Latent channels of each part; the paper has 16 / 16 / 16."""
 
-    keyframe: int = 36  # channels of the keyframe's latent
+    keyframe: int = 24  # channels of the keyframe's latent
     motion: int = 4  # channels of the motion's latent
-    residual: int = 32  # channels of the residual's latent
+    residual: int = 35  # channels of the residual's latent
 
 
 @dataclass(frozen=True)
