@@ -124,9 +124,9 @@ def _training_seconds(job: Job, model: torch.nn.Module, video: torch.Tensor) -> 
 
 
 def _time_passes(job: Job, function: Callable[[], Any]) -> tuple[list[float], Any]:
-    """Seconds of the passes that count, and the last result."""
+    """Seconds of the passes that count, and the last result. The pass that compiles never counts."""
     seconds: list[float] = []
-    result = None
+    result = function() if job.compile else None
     while len(seconds) < job.warm_up + job.repeats and sum(seconds) < job.max_seconds or not seconds:
         del result
         _synchronise(job)

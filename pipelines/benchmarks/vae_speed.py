@@ -192,7 +192,7 @@ def run_process(job: Job) -> dict[str, Any]:
             answer = process.stdout.read()
             code = process.wait()
         messages.seek(0)
-        last_words = messages.read().strip().splitlines()
+        last_words = [line for line in messages.read().splitlines() if line[:1].strip()]
     if code == 0:
         return json.loads(answer.splitlines()[-1])
     if code < 0:
