@@ -108,6 +108,8 @@ def _aligned(columns: Mapping[str, str], table: Sequence[Mapping[str, Any]]) -> 
 def _text(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, str):
+        return value
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 100 else str(value)
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"

@@ -171,9 +171,9 @@ def size(job: Job) -> dict[str, Any]:
             decode(model, latents)
     flops = [counter.get_total_flops() / 1e9 for counter in (encoding, decoding)]
     return {
-        "gflops": round(sum(flops), 3),
-        "encode_gflops": round(flops[0], 3),
-        "decode_gflops": round(flops[1], 3),
+        "gflops": round(sum(flops), 6),
+        "encode_gflops": round(flops[0], 6),
+        "decode_gflops": round(flops[1], 6),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "latent_values": num_latent_values(latents),
     }
