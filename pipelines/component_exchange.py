@@ -42,7 +42,7 @@ def exchange_components(config: Experiment, vae_path: Path) -> None:
     options = config.reconstruct
     sources = [readable(config, file) for file in options.exchange]
     names = ["exchange", *(Path(file).stem for file in options.exchange)]
-    path, settings, inputs = results_folder(config, vae_path, EXCHANGE_OPTIONS, names)
+    path, settings, inputs = results_folder(config, names, EXCHANGE_OPTIONS, {"vae": vae_path})
     inputs |= {name: {"path": str(source.path), "hash": source.sha256}
                for name, source in zip(NAMES, sources, strict=True)}  # fmt: skip
     folder = StageFolder(config.run.root, config.run.name, path)

@@ -37,19 +37,19 @@ PANEL_INCHES = 4.2
 def draw_latent_map(config: Experiment, vae_path: Path, sources: Sequence[VideoSource]) -> None:
     """latent_map.png and latent_map.json in a folder of their own, unless they are there already."""
     options = config.reconstruct
-    paths = [vae_path]
+    models = {"vae": vae_path}
     if options.compare_with:
-        paths.append(resolve_model(options.compare_with, run_path(config), "train_vae"))
+        models["other vae"] = resolve_model(options.compare_with, run_path(config), "train_vae")
     names = [options.input or "held-out", "latent_map"]
-    path, settings, inputs = results_folder(config, vae_path, MAP_OPTIONS, names, *paths[1:])
-    settings["clips"] = {"frames": config.data.num_frames, "resolution": config.data.resolution}
+    clip = {"frames": config.data.num_frames, "resolution": config.data.resolution}
+    path, settings, inputs = results_folder(config, names, MAP_OPTIONS, models, clips=clip)
     folder = StageFolder(config.run.root, config.run.name, path)
     with folder.open(settings, inputs):
         files = [[source.name, source.sha256] for source in sources]
         if folder.done and folder.done["outputs"]["files"] == files:
             return
         clouds = {}
-        for model_path in paths:
+        for model_path in models.values():
             model = load_autoencoder(model_path).to(choose_device(config.run.device))
             clouds[name_of(model_path, model, clouds)] = latent_points(model, clips(config, sources), config.run.seed)
         clouds = {name: cloud for name, cloud in clouds.items() if len(cloud["file"]) >= SMALLEST_CLOUD}

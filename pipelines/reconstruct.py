@@ -22,7 +22,7 @@ from pipelines.metrics.i3d_weights import load_i3d
 from pipelines.metrics.reconstruction_protocols import find_protocols
 from pipelines.prepare_data import open_index
 from pipelines.reconstruction_files import SAVED, reconstruct_file
-from pipelines.reconstruction_folders import STAGE, check_cache, printable, results_folder, weights_found
+from pipelines.reconstruction_folders import STAGE, check_cache, file_folder, printable, results_folder, weights_found
 from pipelines.reconstruction_pages import printed_table, summarise, write_page
 from pipelines.reconstruction_scores import Scoring
 from pipelines.run.checkpoint import publish
@@ -79,7 +79,8 @@ def reconstruct_files(
 
     A source that cannot be read to its end after all joins `unreadable`.
     """
-    path, settings, inputs = results_folder(config, vae_path, FILE_OPTIONS, [config.reconstruct.input or "held-out"])
+    names = [config.reconstruct.input or "held-out"]
+    path, settings, inputs = results_folder(config, names, FILE_OPTIONS, {"vae": vae_path})
     folder = StageFolder(config.run.root, config.run.name, path)
     with folder.open(settings, inputs):
         missing = [source for source in sources if read_record(folder.path, source) is None]
@@ -90,7 +91,7 @@ def reconstruct_files(
                 try:
                     # all results of a file appear at once
                     write = partial(reconstruct_file, model, source, options=config.reconstruct, scoring=scoring)
-                    publish(file_folder(folder.path, source), write)
+                    publish(file_folder(folder.path, source.name), write)
                 except ReadError as error:
                     unreadable.append(Unreadable(source.name, str(error)))
         found = {source.name: read_record(folder.path, source) for source in sources}
@@ -105,14 +106,9 @@ def reconstruct_files(
     return [source for source in sources if found[source.name] is not None]
 
 
-def file_folder(folder: Path, source: VideoSource) -> Path:
-    """Where the results of one file stand."""
-    return folder / "files" / source.name
-
-
 def read_record(folder: Path, source: VideoSource) -> dict[str, Any] | None:
     """scores.json of a file whose results are complete and were made from this content; None otherwise."""
-    path = file_folder(folder, source) / "scores.json"
+    path = file_folder(folder, source.name) / "scores.json"
     if not path.exists():
         return None
     record: dict[str, Any] = json.loads(path.read_text())

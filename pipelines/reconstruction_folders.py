@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +17,42 @@ from pipelines.train_vae import run_path
 
 STAGE = "reconstruct"
 SCORE_OPTIONS = ("lpips_network", "i3d_bn_eps", "i3d_precision")  # of the section evaluate
-LONGEST_NAME = 60
+LONGEST_NAME = 60  # characters
+LONGEST_PART = 200  # bytes of a file's name; file systems take 255, and something is put around it
 
 
 def results_folder(
-    config: Experiment, vae_path: Path, options: Sequence[str], names: Sequence[str], compare_with: Path | None = None
+    config: Experiment, names: Sequence[str], options: Sequence[str], models: Mapping[str, Path], **settings: object
 ) -> tuple[str, dict[str, Any], dict[str, dict[str, str]]]:
     """For StageFolder: folder below the run, settings and inputs of results that depend on these options.
 
-    names: files or words that people look for; the digest behind them covers options, weights and the run's seed.
+    names: files or words that people look for, the first words of the folder; behind them a digest covers the options
+    of the section reconstruct, the weights of `models` {what it is: its folder}, further settings and the run's seed.
     """
-    settings = select(config, ("reconstruct", "evaluate", "data"))
-    chosen: dict[str, Any] = {"reconstruct": {name: settings["reconstruct"][name] for name in options}}
-    chosen["evaluate"] = {name: settings["evaluate"][name] for name in SCORE_OPTIONS}
+    sections = select(config, ("reconstruct", "evaluate", "data"))
+    chosen: dict[str, Any] = {"reconstruct": {name: sections["reconstruct"][name] for name in options}}
+    chosen["evaluate"] = {name: sections["evaluate"][name] for name in SCORE_OPTIONS}
     chosen["weights"] = weights_found(config)
     chosen["run"] = {"seed": config.run.seed}
     if not config.reconstruct.input:
-        chosen["data"] = {name: settings["data"][name] for name in ("root", "splits", "split_number")}
-    inputs = {"vae": {"path": str(vae_path), "hash": hash_folder(vae_path)}}
-    if compare_with is not None:
-        inputs["other vae"] = {"path": str(compare_with), "hash": hash_folder(compare_with)}
+        chosen["data"] = {name: sections["data"][name] for name in ("root", "splits", "split_number")}
+    chosen |= settings
+    inputs = {name: {"path": str(path), "hash": hash_folder(path)} for name, path in models.items()}
     hashes = [entry["hash"] for entry in inputs.values()]
     digest = hashlib.sha256(json.dumps([chosen, hashes], sort_keys=True).encode()).hexdigest()[:8]
     words = (re.sub(r"[^\w.-]+", "_", Path(name).name).strip("._-") for name in names)
     name = "-".join(filter(None, words))[:LONGEST_NAME]
     return f"{STAGE}/{name or 'videos'}-{digest}", chosen, inputs
+
+
+def file_folder(results: Path, name: str) -> Path:
+    """Where the results of the video called `name` stand; names near the file system's limit are cut."""
+    parts = []
+    for part in Path(name).parts:
+        is_long = len(os.fsencode(part)) > LONGEST_PART
+        digest = hashlib.sha256(os.fsencode(part)).hexdigest()[:8]
+        parts.append(f"{part[:LONGEST_NAME]}-{digest}" if is_long else part)
+    return results.joinpath("files", *parts)
 
 
 def weights_found(config: Experiment) -> dict[str, str]:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from pipelines.data.video_sources import Unreadable
 from pipelines.metrics.rfvd import reconstruction_distances
-from pipelines.reconstruction_folders import printable
+from pipelines.reconstruction_folders import file_folder, printable
 from pipelines.run.folder import write_text
 
 DEFINITIONS = {
@@ -81,7 +81,7 @@ def distances(
     folder: Path, records: Sequence[dict[str, Any]], protocol: str, weights: dict[str, str]
 ) -> dict[str, float | int | None]:
     """rFVD in both senses over the clips of all files; {} where no features were wanted."""
-    files = [folder / "files" / record["file"] / "features.safetensors" for record in records]
+    files = [file_folder(folder, record["file"]) / "features.safetensors" for record in records]
     features = [load_file(file) for file in files if file.exists()]
     if not features:
         return {}
@@ -134,12 +134,12 @@ def write_page(folder: Path, summary: dict[str, Any]) -> None:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["link"] = lambda name: quote(f"files/{name}", errors="surrogateescape")
+    environment.filters["link"] = lambda name: quote(str(file_folder(Path(), name)), errors="surrogateescape")
     environment.filters["text"] = printable
     protocol = next(iter(summary["mean"]), "")
     rows = [
         (record, [cell(record, protocol, spec) for spec in COLUMNS.values()],
-         {file: (folder / "files" / record["file"] / file).exists()
+         {file: (file_folder(folder, record["file"]) / file).exists()
           for file in ("side_by_side.mp4", "reconstruction.mp4", "components.png")})
         for record in summary["files"]
     ]  # fmt: skip

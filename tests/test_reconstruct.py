@@ -1,6 +1,7 @@
 """The reconstruct stage: every file ends in a video or a named reason, once; its scores are those of the model."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -149,6 +150,20 @@ def test_every_kind_of_autoencoder(tmp_path, videos, models, variant: str, tile_
     assert sorted(path.name for path in (folder / "files" / "a.mp4").iterdir()) == OUTPUTS
     components = json.loads((folder / "scores.json").read_text())["components"]
     assert (components["psnr_keyframe"] is None) == (variant == "plain")
+
+
+def test_names_that_are_long_or_no_text(tmp_path, make_file, models, capfd) -> None:
+    folder, long_name, bad_name = tmp_path / "videos", "x" * 240 + ".mp4", os.fsdecode(b"\xff.mp4")
+    make_file(folder / long_name[-20:], num_frames=2, height=24, width=24)
+    shutil.copy(folder / long_name[-20:], folder / bad_name)
+    (folder / long_name[-20:]).rename(folder / long_name)
+    reconstruct.run(experiment(tmp_path, f"reconstruct.input={folder}", f"reconstruct.vae={models / 'plain'}"))
+    (results_folder,) = results(tmp_path)
+    summary = json.loads((results_folder / "scores.json").read_text())
+    ended = [*(record["file"] for record in summary["files"]), *(entry["file"] for entry in summary["unreadable"])]
+    assert long_name in ended and len(ended) == 2
+    assert len(list(results_folder.glob("files/*/reconstruction.mp4"))) == len(summary["files"]) >= 1
+    assert "x" * 40 in capfd.readouterr().out and "x" * 40 in (results_folder / "index.html").read_text()
 
 
 def test_held_out_files_of_the_run(tmp_path, models, make_file) -> None:
