@@ -1,0 +1,30 @@
+"""Compiled blocks: the same numbers under the same names, and one sentence where there is no compiler."""
+
+import os
+import shutil
+
+import pytest
+import torch
+
+from vae.blocks import BlockStack
+from vae.compilation import compile_blocks
+
+
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # of torch's own compiler
+@torch.no_grad()
+def test_compiled_blocks_change_nothing():
+    torch.manual_seed(0)
+    stack, x = BlockStack(4, depth=2), torch.randn(1, 3, 4, 4, 4)
+    names, (before, _) = list(stack.state_dict()), stack(x)
+    compile_blocks(stack)
+    after, past = stack(x)
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+    assert len(past) == 2 and list(stack.state_dict()) == names
+
+
+def test_a_missing_compiler_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler, and g\+\+ or .* is not found"):
+        compile_blocks(BlockStack(4, depth=1))
