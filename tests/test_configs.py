@@ -72,7 +72,8 @@ def readme_commands():
         words = shlex.split(line, comments=True)
         script = next((word for word in words if word.startswith("pipelines/")), None)
         if script:
-            yield script, words[words.index(script) + 1 :]
+            arguments = words[words.index(script) + 1 :]
+            yield script, arguments[1:] if script == "pipelines/benchmark.py" else arguments  # its first word is a kind
 
 
 @pytest.mark.parametrize(("script", "arguments"), list(readme_commands()), ids=lambda value: str(value))
