@@ -93,7 +93,7 @@ def test_a_process_that_fails_is_an_error_in_words():
 
 
 def answer(encode, decode, peak=2.0):
-    return {"encode_seconds": encode, "decode_seconds": decode, "peak_gb": peak, "libraries_gb": 0.5}
+    return {"encode_seconds": encode, "decode_seconds": decode, "peak_gb": peak, "libraries_gb": 0.5, "cpu_share": 0.9}
 
 
 def test_medians_ratios_and_errors_of_the_tables():
@@ -109,6 +109,7 @@ def test_medians_ratios_and_errors_of_the_tables():
     assert (ours["encode_seconds"], ours["decode_seconds"], ours["peak_gb"], ours["rounds"]) == (1.1, 2.1, 3.0, 2)
     assert ours["time_to_plain_vae"] == pytest.approx(3.2 / 1.6) and plain["time_to_plain_vae"] == 1
     assert ours["gflops_per_second"] == 10 and ours["spread"] == pytest.approx(0.1 / 3.25, abs=1e-4)
+    assert ours["fastest_seconds"] == 3.0 and ours["cpu_share"] == 0.9
     assert wan == {"name": "AutoencoderKLWan", "error": "out of memory"} | size
     (option,) = option_rows(["deco_vae bf16", "deco_vae compile"], results, {})
     assert option["speedup"] == pytest.approx(2.0) and option["memory_ratio"] == 0.5

@@ -77,7 +77,8 @@ def measure(job: Job) -> dict[str, Any]:
     """Seconds of every counted pass, and memory in 10^9 bytes. Random weights, one random clip.
 
     peak_gb: resident memory of the whole process, or allocated memory of the GPU; libraries_gb: its part before the
-    model was built. ValueError when the job cannot be done here.
+    model was built. cpu_share: processor time over seconds x threads, well below 1 where other programs ran beside it.
+    ValueError when the job cannot be done here.
     """
     if job.threads:
         torch.set_num_threads(job.threads)
@@ -95,10 +96,11 @@ def measure(job: Job) -> dict[str, Any]:
         model.enable_gradient_checkpointing()
     if job.compile:
         compile_blocks(model)
-    load = os.getloadavg()[0]
+    start, start_cpu = time.perf_counter(), time.process_time()
     seconds = _training_seconds(job, model, video) if job.training else _coding_seconds(job, model, video)
-    peak_gb = _memory_gb("VmHWM", device)
-    return {**seconds, "peak_gb": peak_gb, "libraries_gb": libraries_gb, "load_before": round(load, 2)}
+    share = (time.process_time() - start_cpu) / (time.perf_counter() - start) / torch.get_num_threads()
+    memory = {"peak_gb": _memory_gb("VmHWM", device), "libraries_gb": libraries_gb}
+    return {**seconds, **memory, "cpu_share": round(share, 3)}
 
 
 def _coding_seconds(job: Job, model: torch.nn.Module, video: torch.Tensor) -> dict[str, Any]:
