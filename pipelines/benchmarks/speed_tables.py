@@ -82,8 +82,9 @@ def describe_tables(content: Mapping[str, Any]) -> str:
     lines = [f"{clip['num_frames']} x {clip['height']} x {clip['width']}, {content['settings']['precision']}, {where}"]
     columns = {
         "name": "name", "encode s": "encode_seconds", "decode s": "decode_seconds", "spread": "spread",
-        "CPU": "cpu_share", "GFLOP": "gflops", "GFLOP/s": "gflops_per_second", "parameters": "parameters", "peak GB": "peak_gb",
-        "latent values": "latent_values", **{f"/ {name}": f"time_to_{name}" for name in REFERENCES},
+        "CPU": "cpu_share", "GFLOP": "gflops", "GFLOP/s": "gflops_per_second", "parameters": "parameters",
+        "peak GB": "peak_gb", "latent values": "latent_values",
+        **{f"/ {name}": f"time_to_{name}" for name in REFERENCES},
     }  # fmt: skip
     lines += ["", *_aligned(columns, content["rows"])]
     if content["options"]:
