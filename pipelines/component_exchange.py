@@ -20,16 +20,16 @@ from vae.registry import load_autoencoder
 
 EXCHANGE_OPTIONS = ("exchange", "exchange_frames", "resolution")
 LARGEST_SIDE = 360  # pixels of the short side: exchanges are looked at side by side
-GIF_HEIGHT, STRIP_HEIGHT, STRIP_FRAMES = 128, 112, 7
+TILE_HEIGHT, STRIP_HEIGHT, STRIP_FRAMES = 160, 112, 7  # TILE_HEIGHT: of the GIF, and of the mp4 at least
 PIECE_FRAMES = 16
 NAMES = ("A", "B")
 ROWS = {  # label -> part of the latents: the video that it comes from; without a residual, the prediction alone
     "A": None,
     "B": None,
-    "keyframe A, motion B": {"keyframe": 0, "motion": 1},
-    "keyframe A, motion and residual B": {"keyframe": 0, "motion": 1, "residual": 1},
-    "keyframe B, motion A": {"keyframe": 1, "motion": 0},
-    "keyframe B, motion and residual A": {"keyframe": 1, "motion": 0, "residual": 0},
+    "A moved as B": {"keyframe": 0, "motion": 1},
+    "A moved as B, residual B": {"keyframe": 0, "motion": 1, "residual": 1},
+    "B moved as A": {"keyframe": 1, "motion": 0},
+    "B moved as A, residual A": {"keyframe": 1, "motion": 0, "residual": 0},
 }
 
 
@@ -122,9 +122,9 @@ def exchanged(model: VideoAutoencoder, videos: Sequence[Tensor]) -> dict[str, Te
 def write_pictures(folder: Path, shown: dict[str, Tensor], fps: float) -> None:
     """The rows of ROWS as tiles in motion (mp4, GIF), and as film strips below each other (png)."""
     columns = 3  # a row per keyframe: A, its keyframe moved as B twice; then the same of B
-    order = [label for name in NAMES for label in shown if label == name or label.startswith(f"keyframe {name}")]
-    for file, height in (("exchange.mp4", 0), ("exchange.gif", GIF_HEIGHT)):
-        videos = {label: scale_to(shown[label], height) if height else shown[label] for label in order}
+    order = [label for name in NAMES for label in shown if label.startswith(name)]
+    for file, height in (("exchange.mp4", max(shown["A"].shape[1], TILE_HEIGHT)), ("exchange.gif", TILE_HEIGHT)):
+        videos = {label: scale_to(shown[label], height) for label in order}
         width = videos["A"].shape[2]
         lines = [order[start : start + columns] for start in range(0, len(order), columns)]
         tiles = [label_columns(tile([[videos[label] for label in line]]), line, width) for line in lines]

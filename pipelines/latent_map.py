@@ -67,7 +67,7 @@ def clips(config: Experiment, sources: Sequence[VideoSource]) -> Iterator[tuple[
     """(number of the file, clip (1, 3, t, h, w) in [-1, 1]) as in training: data.num_frames at data.resolution."""
     for number, source in enumerate(sources):
         for start in clip_starts(source.num_frames, config.data.num_frames, CLIPS_PER_FILE):
-            frames = read_video(source.path, range(start, start + config.data.num_frames), source.reader)
+            frames = read_video(source.path, range(start, start + config.data.num_frames), source.random_reader)
             yield number, to_float(resize_and_crop(frames, config.data.resolution, "antialiased")).unsqueeze(0)
 
 

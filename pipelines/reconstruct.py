@@ -4,6 +4,8 @@ Writes runs/<run>/reconstruct/<input>-<digest>/: per file a side-by-side video o
 index.html and scores.json over all files. Also the latent map (DeCo-VAE Figure 1b) and reconstruct.exchange=[A,B].
 """
 
+import contextlib
+import ctypes
 import json
 import sys
 from collections.abc import Sequence
@@ -94,6 +96,7 @@ def reconstruct_files(
                     publish(file_folder(folder.path, source.name), write)
                 except ReadError as error:
                     unreadable.append(Unreadable(source.name, str(error)))
+                return_freed_memory()
         found = {source.name: read_record(folder.path, source) for source in sources}
         records = [record for record in found.values() if record is not None]
         summary = summarise(folder.path, records, unreadable, weights_found(config))
@@ -129,6 +132,13 @@ def load_scoring(config: Experiment) -> Scoring:
         )
     protocols = find_protocols(options.protocols)
     return Scoring(protocols, lpips, extractor, options.clip_frames, options.clips_per_file)
+
+
+def return_freed_memory() -> None:
+    """Give what large frames left behind back to the system: glibc keeps it, and files of other sizes cannot use it."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def describe(config: Experiment) -> str:

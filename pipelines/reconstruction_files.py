@@ -117,7 +117,7 @@ def describe(model: VideoAutoencoder, source: VideoSource, keyframes: Sequence[i
         "height": source.height,
         "width": source.width,
         "fps": source.fps,
-        "reader": source.reader,
+        "decord_reads_it": source.random_reader == "decord",
         "keyframes": list(keyframes),
         "latent_values": values,
         "latent_values_per_frame": round(values / source.num_frames, 1),

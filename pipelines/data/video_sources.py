@@ -35,11 +35,12 @@ class VideoSource:
     height: int  # of the frames as they are read
     width: int
     fps: float
-    reader: str  # "decord" or "av"
+    random_reader: str  # "decord" or "av": for single clips; what is read from front to back is read by "av"
 
     def pieces(self, piece_frames: int) -> Iterator[Tensor]:
         """Its frames in order, (n, h, w, 3) uint8 with n <= piece_frames; ReadError where reading fails."""
-        chunks = frame_chunks(self.path, range(self.num_frames), self.reader, piece_frames)
+        # Not decord, even where it gives the same bytes: it decodes ahead of a slow reader, without a bound on memory.
+        chunks = frame_chunks(self.path, range(self.num_frames), "av", piece_frames)
         while True:
             try:
                 frames = next(chunks, None)
