@@ -4,7 +4,7 @@ A point is all that an autoencoder stores about one latent cell (8 x 8 pixels) o
 of all latent frames. Decoupled and plain latents are so compared on the same pixels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ from pipelines.metrics.codec_round_trip import resize_and_crop
 from pipelines.metrics.compactness import compactness, principal_components, standardise
 from pipelines.metrics.rfvd import clip_starts
 from pipelines.reconstruction_folders import results_folder
-from pipelines.run.folder import StageFolder, resolve_model, write_json
+from pipelines.run.folder import StageFolder, write_json
 from pipelines.run.ranks import choose_device
-from pipelines.train_vae import run_path
 from vae.interface import VideoAutoencoder
 from vae.registry import load_autoencoder
 
@@ -34,12 +33,12 @@ SMALLEST_CLOUD = 10  # points
 PANEL_INCHES = 4.2
 
 
-def draw_latent_map(config: Experiment, vae_path: Path, sources: Sequence[VideoSource]) -> None:
-    """latent_map.png and latent_map.json in a folder of their own, unless they are there already."""
+def draw_latent_map(config: Experiment, models: Mapping[str, Path], sources: Sequence[VideoSource]) -> None:
+    """latent_map.png and latent_map.json in a folder of their own, unless they are there already.
+
+    models: folders of one or two autoencoders by what they are called in the provenance.
+    """
     options = config.reconstruct
-    models = {"vae": vae_path}
-    if options.compare_with:
-        models["other vae"] = resolve_model(options.compare_with, run_path(config), "train_vae")
     names = [options.input or "held-out", "latent_map"]
     clip = {"frames": config.data.num_frames, "resolution": config.data.resolution}
     path, settings, inputs = results_folder(config, names, MAP_OPTIONS, models, clips=clip)

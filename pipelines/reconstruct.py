@@ -49,6 +49,9 @@ def run(config: Experiment) -> None:
     if unknown:
         raise ValueError(f"reconstruct.save names {unknown[0]!r}, expected some of {', '.join(SAVED)}")
     vae_path = resolve_model(options.vae or config.cache.vae, run_path(config), "train_vae")
+    models = {"vae": vae_path}
+    if options.compare_with:
+        models["other vae"] = resolve_model(options.compare_with, run_path(config), "train_vae")
     if options.exchange:
         exchange_components(config, vae_path)
         if not options.input:
@@ -61,7 +64,7 @@ def run(config: Experiment) -> None:
         first = f"{unreadable[0].name}: {unreadable[0].reason}"
         raise ValueError(f"none of {len(unreadable)} files in {options.input} could be reconstructed, such as {first}")
     if options.latent_map:
-        draw_latent_map(config, vae_path, done)
+        draw_latent_map(config, models, done)
 
 
 def gather(config: Experiment) -> tuple[list[VideoSource], list[Unreadable]]:

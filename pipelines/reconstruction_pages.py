@@ -37,6 +37,7 @@ COLUMNS = {
     "SSIM": ("ssim", "{:.4f}"),
     "LPIPS": ("lpips", "{:.4f}"),
     "keyframe": ("psnr_keyframe", "{:.2f}"),
+    "copy": ("psnr_copy_keyframe", "{:.2f}"),
     "warp": ("psnr_warp_only", "{:.2f}"),
     "decoded warp": ("psnr_warp_decoded", "{:.2f}"),
     "latents/frame": ("latent_values_per_frame", "{:.0f}"),
@@ -115,11 +116,10 @@ def printed_table(summary: dict[str, Any]) -> Iterator[str]:
     for name, scores in summary["mean"].items():
         numbers = ", ".join(f"{key} {value:.4g}" for key, value in scores.items() if value is not None)
         yield f"{name}: {numbers}"
-    absent = [name for name, file in summary["weights"].items() if file == "absent"]
-    if absent:
-        yield f"weights of {' and '.join(absent)} are absent: " + "; ".join(
-            {"lpips": "no LPIPS", "i3d": "rFVD is a proxy (random features)"}[name] for name in absent
-        )
+    if summary["weights"]["lpips"] == "absent":
+        yield "the weights of LPIPS are absent: it was not measured"
+    if any("proxy_rfvd" in scores for scores in summary["mean"].values()):
+        yield "the weights of I3D are absent: rFVD is a proxy on random features"
 
 
 def cell(record: dict[str, Any], protocol: str, spec: tuple[str, str]) -> str:

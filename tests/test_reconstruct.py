@@ -85,7 +85,7 @@ def test_every_file_ends_in_a_video_or_a_reason(tmp_path, videos, models, capfd)
         assert name in page
     assert all(f"not reconstructed: {name}" in printed.err for name in reasons)
     assert "files/-one%20frame.mp4/side_by_side.mp4" in page
-    assert "class/b.avi" in printed.out and "weights of lpips and i3d are absent" in printed.out
+    assert "class/b.avi" in printed.out and "weights of LPIPS are absent" in printed.out
 
 
 @torch.no_grad()
