@@ -15,18 +15,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipelines.component_exchange import exchange_components
 from pipelines.data.video_sources import ReadError, Unreadable, VideoSource, find_sources, indexed_sources
 from pipelines.experiment import Experiment
-from pipelines.latent_map import draw_latent_map
 from pipelines.metrics.frame_quality import load_lpips, lpips_available
 from pipelines.metrics.i3d_weights import load_i3d
 from pipelines.metrics.reconstruction_protocols import find_protocols
 from pipelines.prepare_data import open_index
-from pipelines.reconstruction_files import SAVED, reconstruct_file
-from pipelines.reconstruction_folders import STAGE, check_cache, file_folder, printable, results_folder, weights_found
-from pipelines.reconstruction_pages import printed_table, summarise, write_page
-from pipelines.reconstruction_scores import Scoring
+from pipelines.reconstruction.exchange import exchange_components
+from pipelines.reconstruction.files import SAVED, reconstruct_file
+from pipelines.reconstruction.folders import STAGE, check_cache, file_folder, printable, results_folder, weights_found
+from pipelines.reconstruction.latent_map import draw_latent_map
+from pipelines.reconstruction.pages import printed_table, summarise, write_page
+from pipelines.reconstruction.scores import Scoring
 from pipelines.run.checkpoint import publish
 from pipelines.run.folder import StageFolder, resolve_model, write_json
 from pipelines.run.ranks import choose_device

@@ -9,11 +9,11 @@ from PIL import Image
 from tiny_vae import clip, tiny_vae
 
 from pipelines import reconstruct
-from pipelines.component_exchange import exchanged
 from pipelines.data.frame_reader import count_frames
 from pipelines.data.video_file import read_video, to_uint8
 from pipelines.experiment import Experiment
-from pipelines.reconstruction_pictures import SMALLEST_SHOWN, FigureFrames, best_columns, drawn_components, side_by_side
+from pipelines.reconstruction.exchange import exchanged
+from pipelines.reconstruction.pictures import SMALLEST_SHOWN, FigureFrames, best_columns, drawn_components, side_by_side
 from pipelines.run.config import load_config
 
 NANO = Path(__file__).parent / "nano.yaml"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from pipelines.data.video_sources import Unreadable
 from pipelines.metrics.rfvd import reconstruction_distances
-from pipelines.reconstruction_folders import file_folder, printable
+from pipelines.reconstruction.folders import file_folder, printable
 from pipelines.run.folder import write_text
 
 DEFINITIONS = {
@@ -143,7 +143,7 @@ def write_page(folder: Path, summary: dict[str, Any]) -> None:
           for file in ("side_by_side.mp4", "reconstruction.mp4", "components.png")})
         for record in summary["files"]
     ]  # fmt: skip
-    page = environment.get_template("reconstruction.html.jinja").render(
+    page = environment.get_template("page.html.jinja").render(
         summary=summary, rows=rows, columns=list(COLUMNS), protocol=protocol
     )
     write_text(folder / "index.html", page)

@@ -14,8 +14,8 @@ from pipelines.data.video_file import VideoWriter, to_float, to_uint8
 from pipelines.data.video_sources import VideoSource
 from pipelines.experiment import ReconstructSection
 from pipelines.pictures import write_png
-from pipelines.reconstruction_pictures import FigureFrames, side_by_side
-from pipelines.reconstruction_scores import ComponentScores, ProtocolRun, Scoring
+from pipelines.reconstruction.pictures import FigureFrames, side_by_side
+from pipelines.reconstruction.scores import ComponentScores, ProtocolRun, Scoring
 from pipelines.run.folder import write_json
 from vae.interface import TEMPORAL_COMPRESSION, VideoAutoencoder
 from vae.streaming import component_stream, latent_values

@@ -18,7 +18,7 @@ from pipelines.experiment import Experiment
 from pipelines.metrics.codec_round_trip import resize_and_crop
 from pipelines.metrics.compactness import compactness, principal_components, standardise
 from pipelines.metrics.rfvd import clip_starts
-from pipelines.reconstruction_folders import results_folder
+from pipelines.reconstruction.folders import results_folder
 from pipelines.run.folder import StageFolder, write_json
 from pipelines.run.ranks import choose_device
 from vae.interface import VideoAutoencoder

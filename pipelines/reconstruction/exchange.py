@@ -12,7 +12,7 @@ from pipelines.data.video_file import to_float, to_uint8, write_gif, write_video
 from pipelines.data.video_sources import VideoSource, find_sources
 from pipelines.experiment import Experiment
 from pipelines.pictures import film_strip, label_columns, label_rows, scale_to, tile, write_png
-from pipelines.reconstruction_folders import check_cache, printable, results_folder
+from pipelines.reconstruction.folders import check_cache, printable, results_folder
 from pipelines.run.folder import StageFolder
 from pipelines.run.ranks import choose_device
 from vae.interface import Latents, VideoAutoencoder, crop
