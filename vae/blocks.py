@@ -40,19 +40,16 @@ class CausalDepthwiseConv(nn.Module):
         # One 2-D convolution per tap, shifted in time and added: five times faster on a CPU than conv3d, and exact.
         y = self._tap(frames, TEMPORAL_KERNEL - 1)
         for delay in range(1, min(TEMPORAL_KERNEL, frames.shape[1])):
-            y = y + _delay(self._tap(frames, TEMPORAL_KERNEL - 1 - delay), delay)
+            y[:, delay:] += self._tap(frames, TEMPORAL_KERNEL - 1 - delay)[:, :-delay]
         return y[:, num_past:], frames[:, 1 - TEMPORAL_KERNEL :]
 
     def _tap(self, frames: torch.Tensor, tap: int) -> torch.Tensor:
-        images = rearrange(frames, "b t h w c -> (b t) c h w")
+        # In two steps: in one, the strides of a single image do not say channels_last, and its convolution is eight
+        # times slower.
+        images = rearrange(rearrange(frames, "b t h w c -> (b t) h w c"), "n h w c -> n c h w")
         bias = self.bias if tap == self.weight.shape[2] - 1 else None
         out = F.conv2d(images, self.weight[:, :, tap], bias, padding=1, groups=images.shape[1])
         return rearrange(out, "(b t) c h w -> b t h w c", t=frames.shape[1])
-
-
-def _delay(frames: torch.Tensor, steps: int) -> torch.Tensor:
-    """Delay (b, t, h, w, c) by `steps` < t frames, zeros in front."""
-    return F.pad(frames[:, : frames.shape[1] - steps], (0, 0, 0, 0, 0, 0, steps, 0))
 
 
 class GatedMLP(nn.Module):
