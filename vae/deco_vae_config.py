@@ -15,8 +15,8 @@ class LatentChannels:
     """Latent channels of each part; the paper has 16 / 16 / 16."""
 
     keyframe: int = 24  # channels of the keyframe's latent
-    motion: int = 2  # channels of the motion's latent
-    residual: int = 37  # channels of the residual's latent
+    motion: int = 1  # channels of the motion's latent
+    residual: int = 38  # channels of the residual's latent
 
 
 @dataclass(frozen=True)
