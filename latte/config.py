@@ -18,7 +18,7 @@ class LatteConfig:
     heads: int = 3  # attention heads (size custom)
     patch: int = 2  # latent pixels on a side of a token (size custom)
     mlp_ratio: float = 4.0  # width of the MLP over the width of a token
-    layout: str = "keyframe_first"  # how latent parts become tokens: keyframe_first or channel
+    layout: str = "keyframe_first"  # how latent parts become tokens: keyframe_first, channel or tokens
     attention: str = "full"  # full (all tokens at once) or factorised (space and time in turn, as Latte)
     qk_norm: bool = False  # normalise queries and keys, for stability in bf16
     gradient_checkpointing: bool = False  # recompute activations in the backward pass to save memory

@@ -5,14 +5,14 @@ channel axis. Everything is derived from the shapes of the parts, so the layout 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import reduce, repeat
 from torch import Tensor
 
 Shape = tuple[int, int, int, int]  # channels, frames, height, width
-LAYOUTS = ("keyframe_first", "channel")
+LAYOUTS = ("keyframe_first", "channel", "tokens")
 KEYFRAME = "keyframe"
 
 
@@ -46,7 +46,9 @@ class LatentLayout:
         `channel`: all parts on the channel axis of one stream. A keyframe of one frame is repeated over all frames, so
         it carries the same noise everywhere and its predictions are averaged; a part that is one frame shorter than the
         stream gets a zero frame in front, which `unpack` drops and therefore no loss sees.
-        A single part is one stream under either name. Parts without frames (a clip of one image) take no tokens.
+        `tokens`: every part is a stream of its own at its own latent times, aligned as in `keyframe_first`: more tokens,
+        and nothing but attention relates the parts (VidTwin, Wang et al. 2024).
+        A single part is one stream under every name. Parts without frames (a clip of one image) take no tokens.
         Raises ValueError for an unknown layout and for shapes that it cannot place.
         """
         shapes: dict[str, Shape] = {}
@@ -64,8 +66,38 @@ class LatentLayout:
         elif name == "channel":
             streams = [_channel_stream(present)]
         else:
-            streams = _keyframe_first_streams(present)
+            streams = _streams_in_time(present, share=name == "keyframe_first")
         return LatentLayout(name=name, parts=shapes, streams=tuple(streams))
+
+    def stream_of(self, part: str) -> str:
+        """The name of the stream that holds `part`; raises ValueError for a part that takes no tokens."""
+        for stream in self.streams:
+            if part in stream.components:
+                return stream.name
+        raise ValueError(f"no stream of layout {self.name} holds a part {part!r}: its parts are {sorted(self.parts)}.")
+
+    def of_image(self) -> "LatentLayout":
+        """The layout of one still image: the streams of this layout that begin at latent time 0, cut to that time.
+
+        A clip's latents at time 0 are what its first frame alone is coded into (the autoencoders are causal), so the
+        same weights serve images: training on images and clips together means that a share of the samples goes through
+        the model as `image_parts` in this layout, with the tokens of one latent frame and no others to attend to.
+        """
+        parts = {part: (shape[0], self._frames_at_start(part), *shape[2:]) for part, shape in self.parts.items()}
+        streams = tuple(replace(stream, frames=1) for stream in self.streams if stream.first_time == 0)
+        return LatentLayout(name=self.name, parts=parts, streams=streams)
+
+    def image_parts(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{part: (b, c, t, h, w)} -> {part: (b, c, 1, h, w)} of the first frame alone; (b, c, 0, h, w) where a part
+        begins later."""
+        return {part: latents[part].narrow(2, 0, self._frames_at_start(part)) for part in self.parts}
+
+    def _frames_at_start(self, part: str) -> int:
+        """1 when the first frame of `part` lies at latent time 0, else 0."""
+        stream = next((stream for stream in self.streams if part in stream.components), None)
+        if stream is None or stream.first_time:
+            return 0
+        return int(part == KEYFRAME or self.parts[part][1] == stream.frames)
 
     def pack(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{part: (b, c, t, h, w)} -> {stream: (b, C, T, h, w)}."""
@@ -114,20 +146,25 @@ def _channel_stream(parts: Mapping[str, Shape]) -> Stream:
     return _stream(tuple(parts), parts, frames)
 
 
-def _keyframe_first_streams(parts: Mapping[str, Shape]) -> list[Stream]:
-    """The keyframe's stream, then one stream per frame count of the other parts, in order of appearance."""
-    if KEYFRAME not in parts:
+def _streams_in_time(parts: Mapping[str, Shape], share: bool) -> list[Stream]:
+    """Streams in order of appearance, aligned at the clip's end; a keyframe of one frame lies before all others.
+
+    `share`: the keyframe is a stream, and the other parts share one stream per frame count. Else one stream per part.
+    """
+    if share and KEYFRAME not in parts:
         raise ValueError(
             f"layout keyframe_first needs a part called keyframe, got {sorted(parts)}: use latte.layout=channel."
         )
-    groups: dict[int, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for part, shape in parts.items():
-        if part != KEYFRAME:
-            groups.setdefault(shape[1], []).append(part)
-    keyframe_frames = parts[KEYFRAME][1]
-    end = keyframe_frames + max(groups) if keyframe_frames == 1 else max(keyframe_frames, *groups)
-    followers = [_stream(tuple(group), parts, first_time=end - frames) for frames, group in groups.items()]
-    return [_stream((KEYFRAME,), parts), *followers]
+        groups.setdefault(f"{shape[1]} frames" if share and part != KEYFRAME else part, []).append(part)
+    keyframe_frames = parts[KEYFRAME][1] if KEYFRAME in parts else 0
+    others = [shape[1] for part, shape in parts.items() if part != KEYFRAME]
+    end = max(keyframe_frames, max(others) + (keyframe_frames == 1))
+    return [
+        _stream(tuple(group), parts, first_time=0 if KEYFRAME in group else end - parts[group[0]][1])
+        for group in groups.values()
+    ]
 
 
 def _to_frames(latent: Tensor, part: str, stream: Stream) -> Tensor:
