@@ -1,12 +1,15 @@
 """Latte's transformer block and final layer: adaLN-Zero, attention over space, time or both, MLP."""
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from einops import rearrange
-from timm.layers import GELUTanh, Mlp
+from einops import rearrange, repeat
+from timm.layers import GELUTanh, Mlp, SwiGLUPacked
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+
+from latte.embeddings import rotate
 
 Axis = Literal["space", "time", "both"]
 
@@ -29,24 +32,42 @@ def layer_norm(width: int) -> nn.LayerNorm:
     return nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
 
 
+def build_mlp(kind: str, width: int, ratio: float) -> nn.Module:
+    """`gelu`: two layers of `ratio` times the width. `swiglu` (Shazeer 2020): gated, and as three matrices take its
+    place of two, 2/3 as wide, which is rounded to a multiple of 64 (of 8 below 512)."""
+    hidden = int(width * ratio)
+    if kind == "gelu":
+        return Mlp(width, hidden, act_layer=GELUTanh)
+    multiple = 64 if hidden >= 512 else 8
+    gated = max(round(hidden * 2 / 3 / multiple), 1) * multiple
+    return SwiGLUPacked(width, 2 * gated, width)
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x (b, f, s, d) times 1 + scale plus shift, both (b, 1, 1, d)."""
+    """x (b, f, s, d) times 1 + scale plus shift, both (b, 1 or f, 1, d)."""
     return torch.addcmul(shift, x, 1 + scale)
 
 
 class Modulation(nn.Module):
-    """adaLN-Zero: `num` vectors from the condition, made once per sample in float32 and broadcast over its tokens."""
+    """adaLN-Zero: `num` vectors from the condition, made in float32 and broadcast over the tokens.
+
+    One row per sample, or one per stream where the streams have times of their own; never one per token.
+    """
 
     def __init__(self, width: int, num: int) -> None:
         super().__init__()
         self.num = num
         self.linear = nn.Linear(width, num * width)
 
-    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
-        """condition: (b, d) -> `num` tensors (b, 1, 1, d)."""
+    def forward(self, condition: Tensor, num_frames: Sequence[int]) -> tuple[Tensor, ...]:
+        """condition: (b, 1 or streams, d); num_frames of each stream -> `num` tensors (b, 1 or f, 1, d)."""
         with torch.autocast(condition.device.type, enabled=False):
-            vectors = self.linear(nn.functional.silu(condition))  # (b, num d)
-        return rearrange(vectors, "b (num d) -> num b 1 1 d", num=self.num).unbind()
+            vectors = self.linear(nn.functional.silu(condition))  # (b, streams, num d)
+        rows = rearrange(vectors, "b streams (num d) -> streams num b 1 1 d", num=self.num).unbind()
+        if len(rows) == 1:
+            return rows[0].unbind()
+        own = [repeat(row, "num b 1 1 d -> num b f 1 d", f=f) for row, f in zip(rows, num_frames, strict=True)]
+        return torch.cat(own, dim=2).unbind()
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -72,13 +93,15 @@ class Attention(nn.Module):
             self.query_norm, self.key_norm = (nn.RMSNorm(width // heads, eps=1e-6) for _ in range(2))
         self.output = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (b, f, s, d) -> the same shape."""
+    def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
+        """x: (b, f, s, d) -> the same shape; rotation: see `rotate`, for the positions along the axis."""
         _, f, s, _ = x.shape
         query, key, value = rearrange(self.qkv(x), TO_HEADS[self.axis], n=3, heads=self.heads).unbind()
         if self.qk_norm:  # in float32, as its weights
             query = self.query_norm(query.float()).to(value.dtype)
             key = self.key_norm(key.float()).to(value.dtype)
+        if rotation is not None:
+            query, key = (rotate(heads.float(), rotation).to(value.dtype) for heads in (query, key))
         mixed = attend(query, key, value)
         inner = {"s": s} if self.axis == "time" else {"f": f}
         return self.output(rearrange(mixed, FROM_HEADS[self.axis], **inner))
@@ -87,18 +110,19 @@ class Attention(nn.Module):
 class LatteBlock(nn.Module):
     """x + gate * attention(modulated x), then the same with an MLP (Peebles & Xie 2023, adaLN-Zero)."""
 
-    def __init__(self, width: int, heads: int, axis: Axis, qk_norm: bool, mlp_ratio: float) -> None:
+    def __init__(self, width: int, heads: int, axis: Axis, qk_norm: bool, mlp: nn.Module) -> None:
         super().__init__()
+        self.axis = axis
         self.modulation = Modulation(width, 6)
         self.attention_norm = layer_norm(width)
         self.attention = Attention(width, heads, axis, qk_norm)
         self.mlp_norm = layer_norm(width)
-        self.mlp = Mlp(width, int(width * mlp_ratio), act_layer=GELUTanh)
+        self.mlp = mlp
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x: (b, f, s, d), condition: (b, d) -> (b, f, s, d)."""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)  # each (b, 1, 1, d)
-        x = torch.addcmul(x, gate_a, self.attention(modulate(self.attention_norm(x), shift_a, scale_a)))
+    def forward(self, x: Tensor, condition: Tensor, num_frames: Sequence[int], rotation: Tensor | None) -> Tensor:
+        """x: (b, f, s, d) -> the same shape; condition, num_frames: see Modulation; rotation: see Attention."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition, num_frames)
+        x = torch.addcmul(x, gate_a, self.attention(modulate(self.attention_norm(x), shift_a, scale_a), rotation))
         return torch.addcmul(x, gate_m, self.mlp(modulate(self.mlp_norm(x), shift_m, scale_m)))
 
 
@@ -111,9 +135,11 @@ class FinalLayer(nn.Module):
         self.modulation = Modulation(width, 2)
         self.heads = nn.ModuleDict({stream: nn.Linear(width, size) for stream, size in head_sizes.items()})
 
-    def forward(self, x: Tensor, condition: Tensor, num_frames: list[int]) -> dict[str, Tensor]:
-        """x: (b, f, s, d) with the streams' frames one after the other -> {stream: (b, f_stream, s, size)}."""
+    def forward(self, x: Tensor, condition: Tensor, num_frames: Mapping[str, int]) -> dict[str, Tensor]:
+        """x: (b, f, s, d) with the frames of the streams in `num_frames` one after the other; condition: (b, 1 or
+        streams, d) -> {stream: (b, f_stream, s, size)}."""
+        frames = list(num_frames.values())
         with torch.autocast(x.device.type, enabled=False):
-            shift, scale = self.modulation(condition)
-            frames = modulate(self.norm(x.float()), shift, scale).split(num_frames, dim=1)
-            return {stream: head(part) for (stream, head), part in zip(self.heads.items(), frames, strict=True)}
+            shift, scale = self.modulation(condition, frames)
+            parts = modulate(self.norm(x.float()), shift, scale).split(frames, dim=1)
+            return {name: self.heads[name](part) for name, part in zip(num_frames, parts, strict=True)}

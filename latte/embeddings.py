@@ -6,6 +6,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 NUM_FREQUENCIES = 256
+ROTARY_BASE = 100.0
 
 
 def sincos(positions: Tensor, width: int) -> Tensor:
@@ -20,6 +21,33 @@ def spatial_positions(height: int, width: int, channels: int) -> Tensor:
     column = repeat(torch.arange(width), "w -> (h w)", h=height)
     row = repeat(torch.arange(height), "h -> (h w)", w=width)
     return torch.cat([sincos(column, channels // 2), sincos(row, channels // 2)], dim=1)
+
+
+def rotation_angles(times: Tensor, height: int, width: int, head_size: int) -> Tensor:
+    """Angles of 3-D axial rotary positions, (f, height * width, head_size / 2) for latent times (f,).
+
+    Rotary embedding (Su et al. 2021) with the pairs of channels divided among the axes: 3/8 of them turn with the row,
+    3/8 with the column, the rest with the time. The slowest pair turns by about 1/100 radian per step, which suits
+    grids of tens of patches (Heo et al. 2024).
+    """
+    pairs = head_size // 2
+    spatial = max(pairs * 3 // 8, 1)
+    time = repeat(_angles(times, pairs - 2 * spatial), "t d -> t (h w) d", h=height, w=width)
+    row = repeat(_angles(torch.arange(height), spatial), "h d -> t (h w) d", t=len(times), w=width)
+    column = repeat(_angles(torch.arange(width), spatial), "w d -> t (h w) d", t=len(times), h=height)
+    return torch.cat([time, row, column], dim=2).float()
+
+
+def _angles(positions: Tensor, size: int) -> Tensor:
+    frequencies = ROTARY_BASE ** (-torch.arange(size, dtype=torch.float64, device=positions.device) / size)
+    return rearrange(positions.double(), "n -> n 1") * frequencies
+
+
+def rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
+    """Turn the pairs (i, i + d / 2) of channels of x (..., n, d) by the angles whose (cos, sin) are (2, n, d / 2)."""
+    cos, sin = cos_sin.unbind()
+    first, second = rearrange(x, "... n (two pairs) -> two ... n pairs", two=2).unbind()
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 class TimeEmbedding(nn.Module):

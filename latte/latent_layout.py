@@ -46,8 +46,7 @@ class LatentLayout:
         `channel`: all parts on the channel axis of one stream. A keyframe of one frame is repeated over all frames, so
         it carries the same noise everywhere and its predictions are averaged; a part that is one frame shorter than the
         stream gets a zero frame in front, which `unpack` drops and therefore no loss sees.
-        `tokens`: every part is a stream of its own at its own latent times, aligned as in `keyframe_first`: more tokens,
-        and nothing but attention relates the parts (VidTwin, Wang et al. 2024).
+        `tokens`: every part is a stream of its own at its own latent times, aligned as in `keyframe_first`.
         A single part is one stream under every name. Parts without frames (a clip of one image) take no tokens.
         Raises ValueError for an unknown layout and for shapes that it cannot place.
         """

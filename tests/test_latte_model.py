@@ -13,26 +13,58 @@ from latte.diffusion import training_loss
 from latte.embeddings import spatial_positions
 from latte.latte import Latte
 
-VARIANTS = list(
-    itertools.product(["keyframe_first", "channel"], ["flow", "epsilon"], ["full", "factorised"], [False, True])
-)
+OPTIONS = ("layout", "objective", "attention", "qk_norm")
+VARIANTS = [
+    dict(zip(OPTIONS, values, strict=True))
+    for values in itertools.product(
+        ["keyframe_first", "channel"], ["flow", "epsilon"], ["full", "factorised"], [False, True]
+    )
+]
+VARIANTS += [
+    {"layout": "tokens", "mlp": "swiglu", "positions": "rope", "qk_norm": True, "attention": "full"},
+    {"layout": "keyframe_first", "mlp": "swiglu", "positions": "rope", "attention": "factorised"},
+    {"layout": "tokens", "objective": "epsilon", "attention": "factorised"},
+]
+every_variant = pytest.mark.parametrize("options", VARIANTS, ids=lambda options: "-".join(map(str, options.values())))
 
 
 def streams_of(model, batch=2, shapes=DECOUPLED):
     return model.layout.pack(random_latents(shapes, batch))
 
 
+def reference_count(depth, width, channels, frames, classes, patch=2, side=32):
+    """All parameters of the published Latte with learned variance, its two fixed tables of positions included."""
+    linear = lambda inputs, outputs: inputs * outputs + outputs  # noqa: E731
+    attention = linear(width, 3 * width) + linear(width, width)
+    mlp = linear(width, 4 * width) + linear(4 * width, width)
+    block = attention + mlp + linear(width, 6 * width)
+    embeddings = linear(channels * patch**2, width) + linear(256, width) + linear(width, width) + (classes + 1) * width
+    final = linear(width, 2 * width) + linear(width, 2 * channels * patch**2)
+    tables = {"pos_embed": (side // patch) ** 2 * width, "temp_embed": frames * width}
+    return depth * block + embeddings + final + sum(tables.values()), tables
+
+
+@pytest.mark.parametrize("channels, frames", [(16, 5), (4, 16)])
 @pytest.mark.parametrize(
-    ("size", "count"), [("S/2", 32_675_456), ("B/2", 129_936_512), ("L/2", 457_334_912), ("XL/2", 674_265_728)]
+    ("size", "depth", "width", "count"),
+    [
+        ("S/2", 12, 384, 32_675_456),
+        ("B/2", 12, 768, 129_936_512),
+        ("L/2", 24, 1024, 457_334_912),
+        ("XL/2", 28, 1152, 674_265_728),
+    ],
 )
-def test_parameter_counts_equal_latte(size, count):
-    """Latte counts its fixed position tables (256 patches and 5 frames) as parameters; ours are buffers."""
-    parts = {"video": {"shape": (16, 5, 32, 32), "mean": [0.0] * 16, "std": [1.0] * 16}}
+def test_parameter_counts_equal_latte(size, depth, width, count, channels, frames):
+    """Ours has every parameter of the reference but the tables of positions, which are constants here."""
+    expected, tables = reference_count(depth, width, channels, frames, classes=101)
+    if (channels, frames) == (16, 5):
+        assert expected == count
+    parts = {"video": {"shape": (channels, frames, 32, 32), "mean": [0.0] * channels, "std": [1.0] * channels}}
     config = LatteConfig(size=size, layout="channel", attention="factorised", objective="epsilon")
     with torch.device("meta"):
         model = Latte(asdict(LatteArchitecture.build(config, parts, [f"class {i}" for i in range(101)])))
-    tables = [model.patch_positions, model.frame_positions]
-    assert sum(p.numel() for p in itertools.chain(model.parameters(), tables)) == count
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected - sum(tables.values())
+    assert [model.patch_positions.numel(), model.frame_positions.numel()] == [*tables.values()]
 
 
 @pytest.mark.parametrize("attention", ["full", "factorised"])
@@ -49,24 +81,25 @@ def test_blocks_are_the_identity_and_the_output_zero_at_the_start(attention):
     torch.testing.assert_close(inputs[1], tokens)
 
 
-@pytest.mark.parametrize(("layout", "objective", "attention", "qk_norm"), VARIANTS)
-def test_every_parameter_gets_a_gradient(layout, objective, attention, qk_norm):
-    model = tiny_latte(awake=True, layout=layout, objective=objective, attention=attention, qk_norm=qk_norm)
+@every_variant
+def test_every_parameter_gets_a_gradient(options):
+    model = tiny_latte(awake=True, **options)
     loss, _ = training_loss(model, random_latents(DECOUPLED, 4), torch.tensor([0, 1, 2, -1]), keyed_draws([1, 2, 3, 4]))
     loss.backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
 
 
-@pytest.mark.parametrize(("layout", "objective", "attention", "qk_norm"), VARIANTS)
-def test_golden_forward(layout, objective, attention, qk_norm):
-    model = tiny_latte(awake=True, layout=layout, objective=objective, attention=attention, qk_norm=qk_norm)
+@every_variant
+def test_golden_forward(options):
+    model = tiny_latte(awake=True, **options)
     with torch.no_grad():
         output = model(streams_of(model), torch.tensor([250.0, 750.0]), torch.tensor([1, 3]))
+    words = [f"{key}={value}" if isinstance(value, bool) else value for key, value in options.items()]
     numbers = torch.cat(
         [torch.stack([x.mean(), x.std(), x[0, 0, 0, 1, 2], x[1, -1, -1, 3, 0]]) for x in output.values()]
     )
-    check_golden("latte_forward", f"{layout} {objective} {attention} qk_norm={qk_norm}", numbers)
+    check_golden("latte_forward", " ".join(words), numbers)
 
 
 @pytest.mark.parametrize("attention", ["full", "factorised"])
@@ -97,6 +130,61 @@ def test_each_output_depends_on_time_label_and_every_stream(attention):
         others += [model({**streams, name: x + 0.5}, time, label) for name, x in streams.items()]
     for other in others:
         assert all((other[name] - base[name]).abs().max() > 1e-4 for name in base)
+
+
+@every_variant
+def test_a_time_per_stream_equals_one_time_where_they_agree(options):
+    model = tiny_latte(awake=True, **options)
+    streams, labels = streams_of(model), torch.tensor([0, 3])
+    time = torch.tensor([100.0, 700.0])
+    with torch.no_grad():
+        shared = model(streams, time, labels)
+        own = model(streams, dict.fromkeys(streams, time), labels)
+        changed = model(streams, {name: time + 50 * i for i, name in enumerate(streams)}, labels)
+    for name in streams:
+        torch.testing.assert_close(own[name], shared[name])
+        assert len(streams) == 1 or (changed[name] - shared[name]).abs().max() > 1e-4, "every stream sees the others"
+
+
+def test_each_stream_is_modulated_by_its_own_time():
+    """Without attention between the streams a stream's output depends on its own time alone."""
+    model = tiny_latte(awake=True, layout="tokens", attention="factorised", depth=1)  # one spatial block
+    streams, labels = streams_of(model), torch.tensor([0, 1])
+    times = {name: torch.tensor([100.0 * i, 900.0 - i]) for i, name in enumerate(streams)}
+    with torch.no_grad():
+        own = model(streams, times, labels)
+        for name in streams:
+            torch.testing.assert_close(own[name], model(streams, times[name], labels)[name])
+
+
+def test_no_label_is_the_null_class():
+    model = tiny_latte(awake=True)
+    streams, time = streams_of(model), torch.tensor([10.0, 500.0])
+    with torch.no_grad():
+        none, null = model(streams, time), model(streams, time, torch.tensor([len(CLASSES)] * 2))
+    assert all(torch.equal(none[name], null[name]) for name in streams)
+
+
+@every_variant
+def test_an_image_takes_the_tokens_of_the_first_frame_only(options):
+    model = tiny_latte(awake=True, **options)
+    clip = random_latents(DECOUPLED, 2)
+    image = model.layout.of_image().pack(model.layout.image_parts(clip))
+    first_inputs = []
+    model.blocks[0].register_forward_pre_hook(lambda _, args: first_inputs.append(args[0]))
+    time, labels = torch.tensor([100.0, 700.0]), torch.tensor([0, 3])
+    with torch.no_grad():
+        alone = model(image, time, labels)
+        model(model.layout.pack(clip), time, labels)
+    assert first_inputs[0].shape[1] == 1
+    torch.testing.assert_close(first_inputs[0], first_inputs[1][:, :1])
+    assert {name: x.shape[2] for name, x in alone.items()} == dict.fromkeys(image, 1)
+    if options["attention"] == "factorised":  # frames meet in temporal attention only, which one frame passes alone
+        model.blocks = model.blocks[:1]
+        with torch.no_grad():
+            alone, whole = model(image, time, labels), model(model.layout.pack(clip), time, labels)
+        for name in alone:
+            torch.testing.assert_close(alone[name], whole[name][:, :, :1])
 
 
 def test_samples_of_a_batch_do_not_mix():
@@ -171,8 +259,11 @@ def test_save_and_load(tmp_path):
         ({"heads": 3}, "multiple"),
         ({"patch": 3}, "do not tile"),
         ({"attention": "flash"}, "latte.attention"),
-        ({"objective": "v"}, "latte.objective"),
-        ({"layout": "tokens"}, "latte.layout"),
+        ({"objective": "score"}, "latte.objective"),
+        ({"layout": "sequence"}, "latte.layout"),
+        ({"mlp": "relu"}, "latte.mlp"),
+        ({"positions": "learned"}, "latte.positions"),
+        ({"positions": "rope", "heads": 4}, "at least 6 channels, got 4"),
         ({"label_dropout": 1.5}, "latte.label_dropout"),
         ({"part_weights": {"movement": 2.0}}, "names \\['movement'\\]"),
         ({"part_weights": {"motion": 0.0}}, "positive weights"),
