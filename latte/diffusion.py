@@ -1,43 +1,53 @@
-"""The two objectives, `flow` and `epsilon`, as free functions over {part: latent}.
+"""The objectives `flow`, `epsilon` and `v` as free functions over {part: latent}.
 
 Noise is drawn and errors are taken per PART, not per stream: a keyframe that the layout repeats has one noise for all
 its copies, and what the layout pads reaches no loss.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
-from einops import rearrange
 from torch import Tensor
 
+from latte.component_times import Draws, Times, counted_share, draw_component_times, draw_uniform
 from latte.embeddings import drop_labels
+from latte.latent_layout import LatentLayout
 from latte.latte import Latte
+from latte.noise_schedule import NUM_TIMESTEPS, Chain, Level, spread
 
 Parts = dict[str, Tensor]  # {part: (b, c, t, h, w)}
-Draws = Callable[[str], list[torch.Generator]]  # the name of a draw -> one CPU generator per sample
-NUM_TIMESTEPS = 1000
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says per part: flow velocity or noise and, with `epsilon`, the variance's interpolation weight."""
+    """What the model says per part: its target and, with `epsilon`, the variance's interpolation weight."""
 
     mean: Parts
     variance: Parts = field(default_factory=dict)
 
 
-def predict(model: Latte, noisy: Parts, timestep: Tensor, labels: Tensor | None) -> Prediction:
-    """Run the model on parts: pack, predict, unpack. timestep: (b,) in [0, 1000]; labels: (b,), null class allowed."""
-    streams = model(model.layout.pack(noisy), timestep, labels)
+def predict(
+    model: Latte, noisy: Parts, timestep: Times, labels: Tensor | None, layout: LatentLayout | None = None
+) -> Prediction:
+    """Run the model on parts: pack, predict, unpack.
+
+    timestep: (b,) in [0, 1000], or {stream: (b,)}; labels: (b,), null class allowed; layout: that of the parts, None =
+    the model's own.
+    """
+    layout = layout or model.layout
+    streams = model(layout.pack(noisy), timestep, labels)
     if not model.predicts_variance:
-        return Prediction(model.layout.unpack(streams))
-    channels = {stream.name: [stream.channels, stream.channels] for stream in model.layout.streams}
+        return Prediction(layout.unpack(streams))
+    channels = {stream.name: [stream.channels, stream.channels] for stream in layout.streams}
     halves = {name: stream.split(channels[name], dim=1) for name, stream in streams.items()}
-    mean = model.layout.unpack({name: half[0] for name, half in halves.items()})
-    return Prediction(mean, model.layout.unpack({name: half[1] for name, half in halves.items()}))
+    mean = layout.unpack({name: half[0] for name, half in halves.items()})
+    return Prediction(mean, layout.unpack({name: half[1] for name, half in halves.items()}))
 
 
 def draw_noise(model: Latte, generators: Sequence[torch.Generator], device: torch.device) -> Parts:
@@ -49,73 +59,130 @@ def draw_noise(model: Latte, generators: Sequence[torch.Generator], device: torc
     }
 
 
-def draw_uniform(generators: Sequence[torch.Generator]) -> Tensor:
-    """One uniform number in [0, 1) per sample, (b,)."""
-    return torch.cat([torch.rand(1, generator=generator) for generator in generators])
-
-
-def draw_times(model: Latte, generators: Sequence[torch.Generator]) -> Tensor:
-    """Training times in [0, 1), (b,): logit-normal (Esser et al. 2024) for flow, uniform for epsilon."""
-    if model.architecture.objective == "epsilon":
-        return draw_uniform(generators)
-    normal = torch.cat([torch.randn(1, generator=generator) for generator in generators])
-    return torch.sigmoid(model.architecture.time_mean + model.architecture.time_std * normal)
-
-
 def training_loss(model: Latte, latents: Parts, labels: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
     """The objective's loss with times, noise and dropped labels drawn through `draws`.
 
     latents: {part: (b, c, t, h, w)} whitened; labels: (b,) int64, -1 = none. Returns the loss and named scalars: the
-    loss of each part (mean square error) and, for epsilon, the variational bound.
+    loss of each part (mean square error, over the samples in which it counts) and, for epsilon, the variational bound.
     """
     device = labels.device
     kept = draw_uniform(draws("label_dropout")).to(device)
-    labels = drop_labels(labels, model.num_classes, model.architecture.label_dropout, kept)
-    times = draw_times(model, draws("time")).to(device)
-    return loss_at(model, latents, labels, times, draw_noise(model, draws("noise"), device))
+    drawn = draw_component_times(model, draws)
+    batch: dict[str, Any] = {
+        "latents": latents,
+        "labels": drop_labels(labels, model.num_classes, model.architecture.label_dropout, kept),
+        "times": _each(drawn.times, lambda times: times.to(device)),
+        "noise": draw_noise(model, draws("noise"), device),
+        "counted": _each(drawn.counted, lambda counted: counted.to(device)),
+    }
+    if drawn.is_image is None:
+        loss, terms = loss_at(model, **batch)
+    else:
+        loss, terms = _loss_of_clips_and_images(model, batch, drawn.is_image)
+    shares = {f"loss_{part}": counted_share(model, part) for part in latents}
+    return loss, {name: value / shares.get(name, 1.0) for name, value in terms.items()}
+
+
+def _loss_of_clips_and_images(
+    model: Latte, batch: Mapping[str, Any], is_image: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Images and clips have different tokens, so each kind goes through the model apart; is_image: (b,), on the CPU."""
+    losses = []
+    for as_image in (False, True):
+        rows = (is_image == as_image).nonzero().flatten()
+        share = len(rows) / len(is_image)
+        if as_image and not share:
+            continue
+        # without a clip one goes through for nothing: all processes need gradients of the same weights
+        rows = (rows if share else torch.zeros(1, dtype=torch.long)).to(batch["labels"].device)
+        own = _each(batch, partial(torch.index_select, dim=0, index=rows))
+        losses.append((share, *loss_at(model, **own, as_image=as_image)))
+    loss = torch.stack([share * own for share, own, _ in losses]).sum()
+    return loss, {
+        name: torch.stack([share * terms[name] for share, _, terms in losses if name in terms]).sum()
+        for name in losses[0][2]
+    }
+
+
+def _each(values: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """`values`, a tensor or nested dictionaries of tensors, with every tensor changed."""
+    if isinstance(values, Tensor):
+        return change(values)
+    return {name: _each(value, change) for name, value in values.items()}
 
 
 def loss_at(
-    model: Latte, latents: Parts, labels: Tensor, times: Tensor, noise: Parts
+    model: Latte,
+    latents: Parts,
+    labels: Tensor,
+    times: Times,
+    noise: Parts,
+    counted: Mapping[str, Tensor] = MappingProxyType({}),
+    as_image: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss at given times (b,) in [0, 1) and noise; see `training_loss`."""
-    objective = epsilon_loss if model.architecture.objective == "epsilon" else flow_loss
-    latents = {part: latents[part].float() for part in model.layout.parts}
-    return objective(model, latents, labels, times, noise)
+    """The loss at given times and noise; see `training_loss`.
 
-
-def flow_loss(
-    model: Latte, latents: Parts, labels: Tensor, times: Tensor, noise: Parts
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Rectified flow (Liu et al. 2023): x_t = (1 - t) x_0 + t noise, and the model predicts noise - x_0."""
-    noisy = {part: torch.lerp(x, noise[part], spread(times)) for part, x in latents.items()}
-    prediction = predict(model, noisy, times * NUM_TIMESTEPS, labels)
-    errors = {part: (prediction.mean[part] - (noise[part] - x)).square() for part, x in latents.items()}
-    return weighted_mean(model, errors), part_means(errors)
-
-
-def epsilon_loss(
-    model: Latte, latents: Parts, labels: Tensor, times: Tensor, noise: Parts
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """DDPM with learned variance (Nichol & Dhariwal 2021, Eq. 16): mean square error plus the variational bound.
-
-    The bound trains the variance only. At t = 0 it is the density of the Gaussian decoder: the discretised one of DDPM
-    Eq. 13 is made for 8-bit pixels and latents are continuous.
+    times: (b,) or {stream: (b,)} in [0, 1), negative = data; counted: {part: (b,)}, 0 where the loss of a part does not
+    count, absent = 1; as_image: the first frame alone goes through the model. The mean is over all elements of whole
+    clips, whether they count or not: an element that counts weighs the same in every batch.
     """
-    timestep = (times * NUM_TIMESTEPS).long()
-    chain = Chain.of(timestep, timestep - 1)
-    noisy = {part: chain.add_noise(x, noise[part]) for part, x in latents.items()}
-    prediction = predict(model, noisy, timestep.float(), labels)
-    errors = {part: (prediction.mean[part] - noise[part]).square() for part in latents}
-    bounds = {}
+    options, layout = model.architecture, model.layout
+    if as_image:
+        layout, latents, noise = layout.of_image(), layout.image_parts(latents), layout.image_parts(noise)
+    latents = {part: latents[part].float() for part in layout.parts}
+    per_stream = {s.name: times if isinstance(times, Tensor) else times[s.name] for s in layout.streams}
+    timesteps = {name: timestep_of(options.objective, own) for name, own in per_stream.items()}
+    shown = {name: timestep.clamp(min=0).float() for name, timestep in timesteps.items()}
+    homes = {part: stream.name for stream in layout.streams for part in stream.components}
+    # a part without frames has no stream and no elements: any time will do
+    own_timestep = {part: timesteps[homes.get(part, layout.streams[0].name)] for part in latents}
+    levels = {part: Level.of(options.objective, own_timestep[part], options.zero_terminal_snr) for part in latents}
+    noisy = {part: levels[part].add_noise(x, noise[part]) for part, x in latents.items()}
+    is_shared = isinstance(times, Tensor)
+    prediction = predict(model, noisy, shown[layout.streams[0].name] if is_shared else shown, labels, layout)
+
+    errors, bounds, terms = {}, {}, {}
     for part, x in latents.items():
-        mean, log_variance = chain.posterior(noisy[part], prediction.mean[part].detach(), prediction.variance[part])
-        true_mean, true_log_variance = chain.posterior(noisy[part], noise[part], None)
-        divergence = gaussian_divergence(true_mean, true_log_variance, mean, log_variance)
-        density = 0.5 * (math.log(2 * math.pi) + log_variance + (x - mean).square() * torch.exp(-log_variance))
-        bounds[part] = torch.where(spread(timestep == 0), density, divergence) / math.log(2)  # bits
-    bound = weighted_mean(model, bounds)
-    return weighted_mean(model, errors) + bound, {**part_means(errors), "bound": bound.detach()}
+        level, counts = levels[part], spread(counted[part]) if part in counted else 1.0
+        error = counts * (prediction.mean[part] - level.target(options.objective, x, noise[part])).square()
+        if error.numel():
+            terms[f"loss_{part}"] = error.detach().mean()
+        errors[part] = error
+        if options.min_snr_gamma:
+            errors[part] = error * level.min_snr_weight(options.objective, options.min_snr_gamma)
+        if model.predicts_variance:
+            output = prediction.mean[part].detach(), prediction.variance[part]
+            bounds[part] = counts * variational_bound(own_timestep[part], noisy[part], x, noise[part], *output)
+    loss = weighted_mean(model, errors, len(labels))
+    if bounds:
+        bound = weighted_mean(model, bounds, len(labels))
+        return loss + bound, {**terms, "bound": bound.detach()}
+    return loss, terms
+
+
+def timestep_of(objective: str, times: Tensor) -> Tensor:
+    """Times (b,) in [0, 1), negative = data, as timesteps: real numbers for flow, int64 of the chain (-1 = data)."""
+    if objective == "flow":
+        return times * NUM_TIMESTEPS
+    return torch.where(times < 0, -1, (times * NUM_TIMESTEPS).long())
+
+
+def variational_bound(
+    timestep: Tensor, noisy: Tensor, clean: Tensor, noise: Tensor, predicted_noise: Tensor, weight: Tensor
+) -> Tensor:
+    """The bound of Nichol & Dhariwal (2021), Eq. 4 to 6, in bits per element; it trains the variance only.
+
+    timestep: (b,) int64; all others (b, c, t, h, w), `weight` the variance output in [-1, 1]. At t = 0 it is the
+    density of the Gaussian decoder: the discretised one of DDPM Eq. 13 is for 8-bit pixels, and latents are continuous.
+    """
+    timestep = timestep.clamp(min=0)  # a clean part has no bound: its value is not counted, but must be a number
+    chain, level = Chain.of(timestep, timestep - 1), Level.of("epsilon", timestep)
+    estimate, true_clean = (level.clean_and_noise("epsilon", noisy, e)[0] for e in (predicted_noise, noise))
+    mean, log_variance = chain.posterior(noisy, estimate, weight)
+    true_mean, true_log_variance = chain.posterior(noisy, true_clean, None)
+    divergence = gaussian_divergence(true_mean, true_log_variance, mean, log_variance)
+    density = 0.5 * (math.log(2 * math.pi) + log_variance + (clean - mean).square() * torch.exp(-log_variance))
+    return torch.where(spread(timestep == 0), density, divergence) / math.log(2)
 
 
 def gaussian_divergence(mean_a: Tensor, log_variance_a: Tensor, mean_b: Tensor, log_variance_b: Tensor) -> Tensor:
@@ -124,76 +191,9 @@ def gaussian_divergence(mean_a: Tensor, log_variance_a: Tensor, mean_b: Tensor, 
     return 0.5 * (log_variance_b - log_variance_a - 1 + torch.exp(log_variance_a - log_variance_b) + difference)
 
 
-def weighted_mean(model: Latte, values: Parts) -> Tensor:
-    """Mean over all elements of all parts: a part weighs by its number of elements times its `part_weights`."""
+def weighted_mean(model: Latte, values: Parts, batch: int) -> Tensor:
+    """Mean of {part: (b, c, t, h, w)} over all elements of `batch` whole clips: a part weighs by its number of elements
+    times its `part_weights`."""
     weights = {part: model.architecture.part_weights.get(part, 1.0) for part in values}
     total = torch.stack([weights[part] * value.sum() for part, value in values.items()]).sum()
-    return total / sum(weights[part] * value.numel() for part, value in values.items())
-
-
-def part_means(errors: Parts) -> dict[str, Tensor]:
-    """{"loss_<part>": mean} of every part that has elements."""
-    return {f"loss_{part}": error.detach().mean() for part, error in errors.items() if error.numel()}
-
-
-def spread(values: Tensor) -> Tensor:
-    """(b,) -> (b, 1, 1, 1, 1)."""
-    return rearrange(values, "b -> b 1 1 1 1")
-
-
-def signal_levels() -> Tensor:
-    """DDPM's cumulative alphas, 1000 linear betas from 1e-4 to 0.02, fp64 (1001,): entry t + 1 is step t, 0 data."""
-    betas = torch.linspace(1e-4, 0.02, NUM_TIMESTEPS, dtype=torch.float64)
-    return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas, dim=0)])
-
-
-@dataclass(frozen=True)
-class Chain:
-    """One step of the DDPM chain per sample, from a timestep to an earlier one; float32 factors (b, 1, 1, 1, 1).
-
-    The earlier timestep need not be t - 1: a respaced chain has the betas 1 - alpha(t) / alpha(earlier).
-    """
-
-    alpha: Tensor  # signal level (cumulative alpha) at the timestep
-    alpha_earlier: Tensor
-    noise_alpha: Tensor  # 1 - alpha, computed in fp64
-    beta: Tensor  # 1 - alpha / alpha_earlier
-    log_beta: Tensor
-    log_posterior_variance: Tensor  # of q(x_earlier | x_t, x_0), clipped at the first step where it is zero
-
-    @staticmethod
-    def of(timestep: Tensor, earlier: Tensor) -> "Chain":
-        """timestep, earlier: (b,) int64 with -1 <= earlier < timestep <= 999, -1 = data."""
-        levels = signal_levels().to(timestep.device)
-        alpha, alpha_earlier = levels[timestep + 1], levels[earlier + 1]
-        beta = 1 - alpha / alpha_earlier
-        # at the last step the posterior is a point: its variance is replaced by that of the step before, as in IDDPM
-        floor = (1 - levels[2] / levels[1]) * (1 - levels[1]) / (1 - levels[2])
-        posterior_variance = (beta * (1 - alpha_earlier) / (1 - alpha)).clamp(min=floor)
-        values = (alpha, alpha_earlier, 1 - alpha, beta, beta.log(), posterior_variance.log())
-        return Chain(*(spread(value.float()) for value in values))
-
-    def add_noise(self, latent: Tensor, noise: Tensor) -> Tensor:
-        """DDPM Eq. 4: x_t from x_0."""
-        return self.alpha.sqrt() * latent + self.noise_alpha.sqrt() * noise
-
-    def clean(self, noisy: Tensor, noise: Tensor) -> Tensor:
-        """x_0 from x_t and its noise."""
-        return (noisy - self.noise_alpha.sqrt() * noise) / self.alpha.sqrt()
-
-    def posterior(self, noisy: Tensor, noise: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of the earlier x given x_t and a noise estimate (DDPM Eq. 7).
-
-        weight: the model's variance output in [-1, 1], interpolating between the posterior's log variance and log beta
-        (Nichol & Dhariwal 2021, Eq. 15); None = the true posterior's.
-        """
-        clean = self.clean(noisy, noise)
-        mean = self.alpha_earlier.sqrt() * self.beta / self.noise_alpha * clean
-        mean = mean + (1 - self.beta).sqrt() * (1 - self.alpha_earlier) / self.noise_alpha * noisy
-        if weight is None:
-            return mean, self.log_posterior_variance
-        return mean, torch.lerp(self.log_posterior_variance, self.log_beta, (weight + 1) / 2)
-
-    def deterministic_step(self, noisy: Tensor, noise: Tensor) -> Tensor:
-        """The earlier x on the same trajectory (DDIM, Song et al. 2021, Eq. 12 with sigma 0)."""
-        return self.alpha_earlier.sqrt() * self.clean(noisy, noise) + (1 - self.alpha_earlier).sqrt() * noise
+    return total / sum(weights[part] * math.prod(shape) * batch for part, shape in model.layout.parts.items())

@@ -1,33 +1,88 @@
-"""Classifier-free guidance (Ho & Salimans 2022) on every channel of every part, inside an interval of noise levels."""
+"""Guidance inside an interval of noise levels: away from the prediction without a class (Ho & Salimans 2022), or from
+that of a weaker model (autoguidance, Karras et al. 2024), on every channel of every part unless told otherwise."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from latte.diffusion import NUM_TIMESTEPS, Parts, Prediction, predict
+from latte.component_times import Times
+from latte.diffusion import Parts, Prediction, predict
 from latte.latte import Latte
+from latte.noise_schedule import NUM_TIMESTEPS
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How strongly, where and from what the prediction is pushed away; scale 1 = not at all."""
+
+    scale: float = 1.0
+    low: float = 0.0  # noise levels, from 0 (data) to 1 (noise); with several, the highest counts
+    high: float = 1.0
+    channels: int = 0  # only the first channels of every stream; 0 = all
+    weak_model: Latte | None = None  # None = the model itself without a class
+
+    def guides_at(self, timesteps: Mapping[str, float]) -> bool:
+        """Whether a second prediction is needed at {part: timestep} (Kynkaanniemi et al. 2024: not at every level)."""
+        return self.scale != 1 and self.low <= max(timesteps.values()) / NUM_TIMESTEPS <= self.high
 
 
 def guided_prediction(
-    model: Latte, noisy: Parts, timestep: float, labels: Tensor, scale: float, interval: tuple[float, float]
+    model: Latte, noisy: Parts, timesteps: Mapping[str, float], labels: Tensor, guidance: Guidance
 ) -> Prediction:
-    """uncond + scale (cond - uncond) where low <= timestep / 1000 <= high, elsewhere the conditional prediction.
+    """weak + scale (strong - weak) inside the interval, elsewhere the conditional prediction.
 
-    noisy: {part: (b, c, t, h, w)}; timestep in [0, 1000]; labels: (b,). Outside the interval no unconditional pass runs
-    (Kynkaanniemi et al. 2024). The variance that an epsilon model predicts stays the conditional one.
+    noisy: {part: (b, c, t, h, w)}; timesteps: {part: in [0, 1000], negative = data}; labels: (b,). The variance that an
+    epsilon model predicts stays the conditional one.
     """
-    timesteps = torch.full(labels.shape, timestep, dtype=torch.float32, device=labels.device)
-    low, high = interval
-    if scale == 1 or not low <= timestep / NUM_TIMESTEPS <= high:
-        return predict(model, noisy, timesteps, labels)
-    both = predict(
-        model,
-        {part: torch.cat([x, x]) for part, x in noisy.items()},
-        torch.cat([timesteps, timesteps]),
-        torch.cat([labels, torch.full_like(labels, model.num_classes)]),
-    )
-    size = [len(labels), len(labels)]
+    times = model_times(model, timesteps, labels)
+    if not guidance.guides_at(timesteps):
+        return predict(model, noisy, times, labels)
+    if guidance.weak_model:
+        strong = predict(model, noisy, times, labels)
+        weak = predict(guidance.weak_model, noisy, model_times(guidance.weak_model, timesteps, labels), labels)
+        pairs, variance = {part: (strong.mean[part], weak.mean[part]) for part in noisy}, strong.variance
+    else:
+        both_labels = torch.cat([labels, torch.full_like(labels, model.num_classes)])
+        both = predict(
+            model,
+            {part: torch.cat([x, x]) for part, x in noisy.items()},
+            model_times(model, timesteps, both_labels),
+            both_labels,
+        )
+        size = [len(labels), len(labels)]
+        pairs = {part: value.split(size) for part, value in both.mean.items()}
+        variance = {part: value.split(size)[0] for part, value in both.variance.items()}
+    numbers = guided_channels(model, guidance.channels)
     mean = {}
-    for part, value in both.mean.items():
-        conditional, unconditional = value.split(size)
-        mean[part] = torch.lerp(unconditional, conditional, scale)
-    return Prediction(mean, {part: value.split(size)[0] for part, value in both.variance.items()})
+    for part, (strong_mean, weak_mean) in pairs.items():
+        number = [numbers[part], strong_mean.shape[1] - numbers[part]]
+        (strong_part, rest), (weak_part, _) = strong_mean.split(number, dim=1), weak_mean.split(number, dim=1)
+        mean[part] = torch.cat([torch.lerp(weak_part, strong_part, guidance.scale), rest], dim=1)
+    return Prediction(mean, variance)
+
+
+def model_times(model: Latte, timesteps: Mapping[str, float], labels: Tensor) -> Times:
+    """{part: timestep} as the model wants it: (b,) where all are equal, else {stream: (b,)}; b from labels (b,)."""
+    shown = {part: max(float(timestep), 0.0) for part, timestep in timesteps.items()}
+    if len(set(shown.values())) == 1:
+        return torch.full(labels.shape, next(iter(shown.values())), dtype=torch.float32, device=labels.device)
+    return {
+        stream.name: torch.full(labels.shape, shown[stream.components[0]], dtype=torch.float32, device=labels.device)
+        for stream in model.layout.streams
+    }
+
+
+def guided_channels(model: Latte, channels: int) -> dict[str, int]:
+    """How many of each part's channels are guided: the first `channels` of every stream, 0 = all.
+
+    4 is what the published sampling code of Latte and its descendants does, whatever the number of latent channels.
+    """
+    numbers = {part: shape[0] for part, shape in model.layout.parts.items()}
+    for stream in model.layout.streams if channels else ():
+        left = channels
+        for part in stream.components:
+            numbers[part] = min(left, numbers[part])
+            left -= numbers[part]
+    return numbers
