@@ -11,6 +11,7 @@ import torch
 
 from latte.config import LatteArchitecture, LatteConfig
 from latte.latte import Latte
+from latte.official_checkpoint import load_official_latte
 from latte.sampler import SamplerConfig, generate
 from latte.trainer import LatteTask
 from pipelines.cache_latents import open_cache
@@ -19,13 +20,13 @@ from pipelines.data.video_file import to_uint8, write_gif
 from pipelines.experiment import Experiment
 from pipelines.pictures import label_rows, tile
 from pipelines.prepare_data import open_index
-from pipelines.run.checkpoint import hash_folder
+from pipelines.run.checkpoint import hash_file, hash_folder
 from pipelines.run.folder import StageFolder, resolve_model
 from pipelines.run.loop import may_change, train
 from pipelines.run.random_keys import key
 from pipelines.run.ranks import connect
 from pipelines.run.stage import main, select
-from pipelines.train_motion import DATA_MAY_CHANGE, run_path, take_weights
+from pipelines.train_motion import CHECKPOINT_SUFFIXES, DATA_MAY_CHANGE, run_path, take_weights
 from vae.registry import load_autoencoder
 
 STAGE = "train_latte"
@@ -43,9 +44,7 @@ def run(config: Experiment) -> None:
     torch.manual_seed(key(config.run.seed, STAGE, "weights"))
     model = Latte(asdict(architecture(config, cache)))
     if config.latte.init_from:
-        path = resolve_model(config.latte.init_from, run_path(config), STAGE)
-        inputs["initial weights"] = {"path": str(path), "hash": hash_folder(path)}
-        take_weights(model, Latte.from_pretrained(path, low_cpu_mem_usage=False), path)
+        inputs["initial weights"] = take_initial_weights(model, config.latte.init_from, run_path(config))
     folder = StageFolder(config.run.root, config.run.name, STAGE)
     settings = select(config, ("data", "latte", "run"))
     with folder.open(settings, inputs, (*may_change("latte.loop"), *DATA_MAY_CHANGE, *MAY_CHANGE)):
@@ -67,6 +66,18 @@ def architecture(config: Experiment, cache: LatentCache) -> LatteArchitecture:
     """The options of the `latte` section plus what the cache says about the latents."""
     options = {field.name: getattr(config.latte, field.name) for field in fields(LatteConfig)}
     return LatteArchitecture.build(LatteConfig(**options), cache.parts, cache.classes)
+
+
+def take_initial_weights(model: Latte, reference: str, run_folder: Path) -> dict[str, str]:
+    """Fill `model` from a reference as for `resolve_model`, or from a checkpoint file of the published Latte; returns
+    what that is, for the provenance."""
+    file = Path(reference)
+    if file.is_file() or file.suffix in CHECKPOINT_SUFFIXES:
+        load_official_latte(file, model)
+        return {"path": str(file), "hash": hash_file(file)}
+    path = resolve_model(reference, run_folder, STAGE)
+    take_weights(model, Latte.from_pretrained(path, low_cpu_mem_usage=False), path)
+    return {"path": str(path), "hash": hash_folder(path)}
 
 
 def cache_hash(cache: LatentCache) -> str:
