@@ -112,6 +112,13 @@ class SampleSection(SamplerConfig):
 
 
 @dataclass(frozen=True)
+class ExportSection:
+    """Writing a pipeline of diffusers."""
+
+    folder: str = ""  # where its two layouts, package and self_contained, are written; empty = this run's export folder
+
+
+@dataclass(frozen=True)
 class AblationRow:
     """One row of an ablation's table: the experiment with overlays and options of its own."""
 
@@ -188,6 +195,7 @@ class Experiment:
     latte: LatteSection = field(default_factory=LatteSection)
     sample: SampleSection = field(default_factory=SampleSection)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    export: ExportSection = field(default_factory=ExportSection)
     ablation: AblationSection = field(default_factory=AblationSection)
     benchmark: BenchmarkSection = field(default_factory=BenchmarkSection)
     run: RunConfig = field(default_factory=RunConfig)

@@ -120,12 +120,17 @@ def class_number(wanted: str, names: Sequence[str]) -> int:
     raise ValueError(f"sample.classes names {wanted!r}, but the classes are {known}, numbered from 0")
 
 
+def sampler_settings(config: Experiment) -> SamplerConfig:
+    """The options of the section `sample` that the sampler reads."""
+    return SamplerConfig(**{field.name: getattr(config.sample, field.name) for field in fields(SamplerConfig)})
+
+
 @torch.no_grad()
 def generate_videos(
     model: Latte, vae: VideoAutoencoder, plan: Sequence[dict], config: Experiment, device: torch.device
 ) -> Iterator[Tensor]:
     """Yield a uint8 video (t, h, w, 3) per entry of `plan`; each depends on its label and seed only."""
-    settings = SamplerConfig(**{field.name: getattr(config.sample, field.name) for field in fields(SamplerConfig)})
+    settings = sampler_settings(config)
     labels, seeds = [entry["label"] for entry in plan], [entry["seed"] for entry in plan]
     samples = generate(model, labels, seeds, settings, config.sample.batch_size, device)
     while True:

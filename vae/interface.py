@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from einops import repeat
 from omegaconf import OmegaConf
 from torch import nn
@@ -104,6 +105,7 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
 
     # ------------------------------------------------------------------ whole clips
 
+    @apply_forward_hook  # CPU offload moves the weights before this, as before `forward`
     def encode(self, video: torch.Tensor, sample: bool = False, generator: Generators = None) -> Encoding:
         """video: (b, 3, t, h, w) in [-1, 1] of any length and size; padded with its last frame and its border.
 
@@ -111,6 +113,7 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
         """
         return self._encode_padded(video, self.new_state(), sample, generator)
 
+    @apply_forward_hook
     def decode(self, latents: Latents, clip_shape: tuple[int, int, int] | None = None) -> torch.Tensor:
         """{part: (b, c, t', h', w')} -> video (b, 3, t, h, w), not clipped; cropped to clip_shape = (t, h, w)."""
         video = self.decode_chunk(latents, self.new_state())

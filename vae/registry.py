@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from diffusers import ModelMixin  # noqa: F401 - diffusers wants it beside the class that a saved pipeline names
+
 from vae.deco_vae import DeCoVAE
 from vae.deco_vae_config import DecoVaeConfig
 from vae.interface import VideoAutoencoder

@@ -207,8 +207,9 @@ def resolve_model(reference: str, run_path: Path, stage: str, which: str = "best
     """
     base = Path(reference) if reference else Path(run_path)
     names = (which, "last") if which == "best" else (which,)
-    # an export names its parts as the stages do: train_vae -> vae
-    candidates = [base, base / stage.removeprefix("train_")] if reference else []
+    # an export holds its parts in folders that diffusers names, in either layout
+    part = {"train_latte": "transformer"}.get(stage, stage.removeprefix("train_"))
+    candidates = [base, base / part, base / "package" / part] if reference else []
     candidates += [folder / name for folder in (base / stage, base) for name in names]
     for candidate in candidates:
         if (candidate / "config.json").is_file():

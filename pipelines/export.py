@@ -1,0 +1,105 @@
+"""Write a diffusers pipeline: python pipelines/export.py [CONFIG.yaml ...] [key=value ...]
+
+Latte + autoencoder -> export.folder/package (needs this project) and export.folder/self_contained (brings its code, for
+anybody with diffusers), each with a model card. In Python: `pipelines.deco_latte.DecoLattePipeline`.
+"""
+
+from pathlib import Path
+
+from latte.latte import Latte
+from latte.sampler import SamplerConfig
+from pipelines.deco_latte import DecoLattePipeline, name_sources
+from pipelines.experiment import Experiment
+from pipelines.exporting.bundle import bundle, file_name, requirements
+from pipelines.exporting.model_card import write_card
+from pipelines.exporting.schedulers import build_scheduler
+from pipelines.run.checkpoint import hash_folder, publish
+from pipelines.run.folder import StageFolder
+from pipelines.run.stage import main, select
+from pipelines.sample import model_paths, sampler_settings
+from pipelines.train_vae import run_path
+from vae.registry import load_autoencoder
+
+STAGE = "export"
+LAYOUTS = ("package", "self_contained")
+
+
+def run(config: Experiment) -> None:
+    """Write both layouts; folders of an earlier export are replaced."""
+    latte_path, vae_path = model_paths(config)
+    models = {"latte": latte_path, "vae": vae_path}
+    target = Path(config.export.folder) if config.export.folder else run_path(config) / STAGE
+    for layout in LAYOUTS:
+        check_may_replace(target / layout)
+    inputs = {name: {"path": str(path), "hash": hash_folder(path)} for name, path in models.items()}
+    stage = StageFolder(config.run.root, config.run.name, STAGE)
+    with stage.open(select(config, ("sample", "export", "run")), may_change=("*",)):
+        pipeline = build_pipeline(latte_path, vae_path, sampler_settings(config))
+        for layout in LAYOUTS:
+            publish(
+                target / layout, lambda folder, layout=layout: write_layout(pipeline, folder, layout, config, inputs)
+            )
+            print(f"{STAGE}: {target / layout}")
+        stage.finish({"folder": str(target)})
+
+
+def check_may_replace(folder: Path) -> None:
+    """ValueError where `folder` holds something else than an export."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / "model_index.json").is_file():
+        raise ValueError(f"{folder} holds other files and would be replaced: choose another export.folder")
+
+
+def build_pipeline(latte_path: Path, vae_path: Path, settings: SamplerConfig) -> DecoLattePipeline:
+    """The pipeline of two `save_pretrained` folders, which samples with `settings` where a call says nothing else."""
+    model = Latte.from_pretrained(latte_path, use_safetensors=True, low_cpu_mem_usage=False).eval()
+    sampling = {
+        "steps": settings.steps,
+        "guidance_scale": settings.guidance_scale,
+        "guidance_low": settings.guidance_low,
+        "guidance_high": settings.guidance_high,
+    }
+    scheduler = build_scheduler(model, settings.method_for(model), settings.time_shift)
+    return DecoLattePipeline(model, load_autoencoder(vae_path), scheduler, sampling=sampling)
+
+
+def write_layout(
+    pipeline: DecoLattePipeline, folder: Path, layout: str, config: Experiment, inputs: dict[str, dict[str, str]]
+) -> None:
+    """Fill an empty folder with one of LAYOUTS."""
+    pipeline.save_pretrained(folder)
+    packages: list[str] = []
+    if layout == "self_contained":
+        texts = code_files(pipeline)
+        packages = requirements([text for _, text in texts.values()])
+        files = {}
+        for name, (stem, text) in texts.items():
+            files[name] = folder / name / file_name(stem, text)
+            files[name].write_text(text, encoding="utf-8")
+        name_sources(folder, files)
+    write_card(folder / "README.md", pipeline, packages, config, inputs)
+
+
+def code_files(pipeline: DecoLattePipeline) -> dict[str, tuple[str, str]]:
+    """{"" for the pipeline, or the name of a component: (first part of the file's name, its text)}."""
+    sources = {
+        "": (DecoLattePipeline, "pipeline_deco_latte", "Latte and its autoencoder as one pipeline of diffusers."),
+        "transformer": (Latte, "modeling_latte", "Latte: labels -> latents."),
+        "vae": (type(pipeline.vae), "modeling_deco_vae", "The video autoencoder: pixels <-> latents."),
+    }
+    return {
+        name: (stem, bundle(source.__module__, source.__name__, title))
+        for name, (source, stem, title) in sources.items()
+    }
+
+
+def describe(config: Experiment) -> str:
+    """For run.dry_run: what would be exported, where it is there already."""
+    try:
+        latte_path, vae_path = model_paths(config)
+    except ValueError as error:
+        return f"not possible yet: {error}"
+    return f"exports {latte_path} with {vae_path}"
+
+
+if __name__ == "__main__":
+    main(STAGE, run, Experiment, ("data", "cache", "sample", "export", "run"), describe)

@@ -1,0 +1,87 @@
+"""Schedulers of diffusers for what a Latte predicts: the one that is exported, and any other that a user swaps in."""
+
+import copy
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
+from torch import Tensor
+
+from latte.diffusion import Prediction
+from latte.latte import Latte
+from latte.noise_schedule import NUM_TIMESTEPS
+from latte.schedulers import make_scheduler
+
+OWN_CHAINS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler"}
+PREDICTION_TYPES = {"flow": "flow_prediction", "epsilon": "epsilon", "v": "v_prediction"}  # ours -> diffusers' name
+REMEDIES = {
+    "flow": "use FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler or DPMSolverMultistepScheduler",
+    **dict.fromkeys(("epsilon", "v"), "use DDPMScheduler, DDIMScheduler or DPMSolverMultistepScheduler"),
+}
+
+
+def build_scheduler(model: Latte, method: str, time_shift: float) -> SchedulerMixin:
+    """The scheduler that walks as latte.sampler does with `method`; Euler for heun."""
+    options = model.architecture
+    if method.endswith("Scheduler"):
+        return make_scheduler(method, options.objective, options.zero_terminal_snr, time_shift)
+    if options.objective == "flow":
+        return FlowMatchEulerDiscreteScheduler(shift=time_shift)
+    scheduler = make_scheduler(OWN_CHAINS[method], options.objective, options.zero_terminal_snr)
+    return type(scheduler).from_config(scheduler.config, timestep_spacing="linspace")
+
+
+def fit_scheduler(scheduler: SchedulerMixin, objective: str, steps: int) -> SchedulerMixin:
+    """A copy of any of diffusers' schedulers, set for what the transformer predicts and for `steps` steps.
+
+    Raises ValueError for a scheduler that cannot be set so.
+    """
+    name, config = type(scheduler).__name__, scheduler.config
+    is_made_for_flow = name.startswith("FlowMatch")
+    takes_flow = is_made_for_flow or "use_flow_sigmas" in inspect.signature(type(scheduler)).parameters
+    if (objective == "flow" and not takes_flow) or (objective != "flow" and is_made_for_flow):
+        raise ValueError(f"{name} cannot sample a transformer that predicts {objective}: {REMEDIES[objective]}")
+    changes: dict[str, Any] = {}
+    if not is_made_for_flow:
+        changes["prediction_type"] = PREDICTION_TYPES[objective]
+        if objective == "flow" and not config["use_flow_sigmas"]:
+            changes |= {"use_flow_sigmas": True, "flow_shift": config.get("shift", config["flow_shift"])}
+        if config.get("variance_type") and not isinstance(scheduler, DDPMScheduler):
+            changes["variance_type"] = None  # only DDPM reads the variance that the transformer predicts
+    fitted = type(scheduler).from_config(config, **changes) if changes else copy.deepcopy(scheduler)
+    if objective == "flow" and "sigmas" in inspect.signature(fitted.set_timesteps).parameters:
+        fitted.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps))  # even times from 1 to 0
+    else:
+        fitted.set_timesteps(steps)
+    return fitted
+
+
+def model_time(scheduler: SchedulerMixin, objective: str, step: int) -> float:
+    """The model's timestep at a step, in [0, 1000]; for flow some schedulers round theirs, but not the noise level."""
+    if objective == "flow":
+        return float(scheduler.sigmas[step]) * NUM_TIMESTEPS
+    return float(scheduler.timesteps[step])
+
+
+def scaled_input(scheduler: SchedulerMixin, noisy: Tensor, timestep: Tensor) -> Tensor:
+    """What the model sees of noisy (b, c, t, h, w): the schedulers for flow have nothing to scale."""
+    return scheduler.scale_model_input(noisy, timestep) if hasattr(scheduler, "scale_model_input") else noisy
+
+
+def take_step(
+    scheduler: SchedulerMixin,
+    prediction: Prediction,
+    part: str,
+    timestep: Tensor,
+    noisy: Tensor,
+    generators: list[torch.Generator],
+) -> Tensor:
+    """One step of a part's scheduler on noisy (b, c, t, h, w); noise that it needs comes from the generators."""
+    output = prediction.mean[part]
+    if scheduler.config.get("variance_type") == "learned_range":
+        output = torch.cat([output, prediction.variance[part]], dim=1)  # (b, 2 c, t, h, w)
+    draws = "generator" in inspect.signature(scheduler.step).parameters
+    options = {"generator": generators} if draws else {}
+    return scheduler.step(output, timestep, noisy, return_dict=False, **options)[0]
