@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from diffusers.video_processor import VideoProcessor
 
@@ -58,13 +59,13 @@ class DecoLattePipeline(DiffusionPipeline):
         self,
         transformer: ModelMixin,
         vae: ModelMixin,
-        scheduler: SchedulerMixin,
+        scheduler: Any,
         id2label: dict | None = None,
         sampling: dict | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, vae=vae, scheduler=scheduler)
-        names = id2label or {str(number): name for number, name in enumerate(transformer.architecture.classes)}
+        names = id2label or {str(number): name for number, name in enumerate(self.transformer.architecture.classes)}
         self.register_to_config(id2label=names, sampling=SAMPLING | (sampling or {}))
         self.labels = {name: int(number) for number, name in names.items()}
         self.video_processor = VideoProcessor(vae_scale_factor=1)
@@ -98,11 +99,8 @@ class DecoLattePipeline(DiffusionPipeline):
         {"latents": {part: latent}}) may return {"latents": ...} to go on with; `pipe._interrupt = True` ends the loop.
         Raises ValueError for unknown labels, a scheduler that does not fit, and settings that the model cannot follow.
         """
-        given_names = {"output_type": ([output_type], OUTPUT_TYPES)}
-        given_names["callback_on_step_end_tensor_inputs"] = (callback_on_step_end_tensor_inputs, ("latents",))
-        for name, (values, known) in given_names.items():
-            if unknown := sorted(set(values) - set(known)):
-                raise ValueError(f"{name} is or holds {unknown}, expected {', '.join(known)}")
+        check_names("output_type", [output_type], OUTPUT_TYPES)
+        check_names("callback_on_step_end_tensor_inputs", callback_on_step_end_tensor_inputs, ["latents"])
         numbers = [number for number in self.get_label_ids(class_labels) for _ in range(num_videos_per_label)]
         guidance = self._guidance(guidance_scale, guidance_interval)
         first_frame = {} if image is None else self._encode_image(image, len(numbers))
@@ -230,6 +228,12 @@ class DecoLattePipeline(DiffusionPipeline):
             raise ValueError("push_to_hub would leave the code behind: save the pipeline, then upload that folder")
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **options)
         name_sources(Path(save_directory), files)
+
+
+def check_names(option: str, names: Sequence[str], known: Sequence[str]) -> None:
+    """ValueError where `names` holds what is not in `known`."""
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"{option} names {', '.join(unknown)}, expected {', '.join(known)}")
 
 
 def name_sources(folder: Path, files: dict[str, Path]) -> None:

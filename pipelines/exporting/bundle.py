@@ -173,9 +173,9 @@ def _in_import_order(root: str) -> list[str]:
 
     def visit(name: str) -> None:
         for imported in read_module(name).imported:
-            visit(imported)
-        if name not in order:
-            order.append(name)
+            if imported not in order:
+                visit(imported)
+        order.append(name)
 
     visit(root)
     return order

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from latte.diffusion import Prediction
@@ -14,6 +14,7 @@ from latte.latte import Latte
 from latte.noise_schedule import NUM_TIMESTEPS
 from latte.schedulers import make_scheduler
 
+Scheduler = Any  # of diffusers: they share methods, not a type
 OWN_CHAINS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler"}
 PREDICTION_TYPES = {"flow": "flow_prediction", "epsilon": "epsilon", "v": "v_prediction"}  # ours -> diffusers' name
 REMEDIES = {
@@ -22,7 +23,7 @@ REMEDIES = {
 }
 
 
-def build_scheduler(model: Latte, method: str, time_shift: float) -> SchedulerMixin:
+def build_scheduler(model: Latte, method: str, time_shift: float) -> Scheduler:
     """The scheduler that walks as latte.sampler does with `method`; Euler for heun."""
     options = model.architecture
     if method.endswith("Scheduler"):
@@ -33,7 +34,7 @@ def build_scheduler(model: Latte, method: str, time_shift: float) -> SchedulerMi
     return type(scheduler).from_config(scheduler.config, timestep_spacing="linspace")
 
 
-def fit_scheduler(scheduler: SchedulerMixin, objective: str, steps: int) -> SchedulerMixin:
+def fit_scheduler(scheduler: Scheduler, objective: str, steps: int) -> Scheduler:
     """A copy of any of diffusers' schedulers, set for what the transformer predicts and for `steps` steps.
 
     Raises ValueError for a scheduler that cannot be set so.
@@ -58,20 +59,20 @@ def fit_scheduler(scheduler: SchedulerMixin, objective: str, steps: int) -> Sche
     return fitted
 
 
-def model_time(scheduler: SchedulerMixin, objective: str, step: int) -> float:
+def model_time(scheduler: Scheduler, objective: str, step: int) -> float:
     """The model's timestep at a step, in [0, 1000]; for flow some schedulers round theirs, but not the noise level."""
     if objective == "flow":
         return float(scheduler.sigmas[step]) * NUM_TIMESTEPS
     return float(scheduler.timesteps[step])
 
 
-def scaled_input(scheduler: SchedulerMixin, noisy: Tensor, timestep: Tensor) -> Tensor:
+def scaled_input(scheduler: Scheduler, noisy: Tensor, timestep: Tensor) -> Tensor:
     """What the model sees of noisy (b, c, t, h, w): the schedulers for flow have nothing to scale."""
     return scheduler.scale_model_input(noisy, timestep) if hasattr(scheduler, "scale_model_input") else noisy
 
 
 def take_step(
-    scheduler: SchedulerMixin,
+    scheduler: Scheduler,
     prediction: Prediction,
     part: str,
     timestep: Tensor,
