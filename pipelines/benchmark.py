@@ -1,4 +1,4 @@
-"""Speed and memory: python pipelines/benchmark.py vae [CONFIG.yaml ...] [key=value ...]
+"""Speed and memory: python pipelines/benchmark.py vae|cache [CONFIG.yaml ...] [key=value ...]
 
 The first word says what is measured. Without a configuration file: full size, configs/kinetics400_256.yaml.
 """
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines.benchmarks import vae_speed
+from pipelines.benchmarks import cache_speed, vae_speed
 from pipelines.experiment import Experiment
 from pipelines.run.stage import main
 
@@ -17,6 +17,7 @@ DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "kinetics400_
 # Kind -> what measures it, what it says in a dry run, and the sections that it reads.
 KINDS: dict[str, tuple[Callable[[Experiment], None], Callable[[Experiment], str], tuple[str, ...]]] = {
     vae_speed.KIND: (vae_speed.run, vae_speed.describe, ("benchmark", "vae", "run")),
+    cache_speed.KIND: (cache_speed.run, cache_speed.describe, ("benchmark", "vae", "cache", "latte", "run")),
 }
 
 

@@ -1,16 +1,32 @@
 """Encode every clip once: python pipelines/cache_latents.py [CONFIG.yaml ...] [key=value ...]
 
-Clips + autoencoder -> latent cache: posterior moments, labels, statistics, provenance. Both splits are cached.
+Clips + autoencoder -> latent cache: posterior moments, labels, statistics, provenance, a probe for previews. Both
+splits are cached. Several processes share the work under torchrun, or as jobs that know nothing of each other, of which
+the last finishes the cache: `python pipelines/cache_latents.py CONFIG.yaml cache.num_jobs=8 cache.job=0` to `=7`.
+
+The bytes depend on the configuration and the kind of processor alone, not on how many processes there are nor on how
+often they were killed: a clip is encoded by itself, on a CPU by one thread (and several clips at once), since the last
+digits of a convolution change with the batch and with the number of threads.
 """
 
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils.data import ConcatDataset, DataLoader
 from tqdm import tqdm
 
-from pipelines.data.clip_dataset import FixedClips, collate
+from pipelines.data.clip_dataset import FixedClips, preprocessing
 from pipelines.data.clip_index import SPLITS, ClipIndex
-from pipelines.data.latent_cache import LatentCache, LatentCacheWriter
+from pipelines.data.latent_cache import LatentCache
+from pipelines.data.latent_cache_writer import LatentCacheWriter
+from pipelines.data.latent_rgb import small_frames
 from pipelines.experiment import Experiment
 from pipelines.prepare_data import open_index
 from pipelines.run.checkpoint import hash_folder
@@ -24,33 +40,58 @@ from vae.registry import load_autoencoder
 
 STAGE = "cache_latents"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MAY_CHANGE = ("cache.vae", "cache.num_workers", "cache.job", "cache.num_jobs")
+READ_TIMEOUT_SECONDS = 600  # a worker that died would else be waited for without end
+EncodedClip = tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], torch.Tensor]  # moments and `small_frames`
 
 
 def run(config: Experiment) -> None:
-    """Write, or go on writing, the latent cache of the run."""
+    """Write, or go on writing, this process's share of the latent cache of the run; the last one finishes it."""
     index = open_index(config)
     vae_path = resolve_model(config.cache.vae, run_path(config), "train_vae")
     inputs = index_input(index) | {"vae": {"path": str(vae_path), "hash": hash_folder(vae_path)}}
     folder = StageFolder(config.run.root, config.run.name, STAGE)
-    may_change = ("cache.batch_size", "cache.vae", *DATA_MAY_CHANGE)
-    with folder.open(select(config, ("data", "cache", "run")), inputs, may_change):
+    settings, num_jobs = select(config, ("data", "cache", "run")), config.cache.num_jobs
+    with folder.open(settings, inputs, (*MAY_CHANGE, *DATA_MAY_CHANGE), shared=num_jobs > 1):
         ranks = connect(config.run.device)
-        datasets = [FixedClips(index, config.data, split, config.cache.clips_per_video) for split in splits_of(index)]
-        clips = [{**clips.describe(i), "split": split} for split, clips in zip(splits_of(index), datasets, strict=True)
-                 for i in range(len(clips))]  # fmt: skip
+        vae = load_autoencoder(vae_path)
+        clips = {split: fixed_clips(config, index, split) for split in splits_of(index)}
         writer = LatentCacheWriter(
-            folder.path / "latents", clips, index.classes, provenance(config, index), config.cache.clips_per_shard
+            folder.path / "latents",
+            [{**one.describe(i), "split": split} for split, one in clips.items() for i in range(len(one))],
+            index.classes,
+            provenance(config, index),
+            config.cache.clips_per_shard,
+            config.cache.storage,
+            vae.open_loop,
         )
-        missing = writer.missing(ranks.process_index, ranks.num_processes)
-        if missing:
-            vae = load_autoencoder(vae_path).to(ranks.device)
-            all_clips = torch.utils.data.ConcatDataset(datasets)
-            for shard in tqdm(missing, desc=STAGE, unit="shard", disable=not folder.is_main):
-                writer.write(shard, encode(vae, all_clips, writer.clips_of(shard), config))
+        worker = config.cache.job * ranks.num_processes + ranks.process_index
+        if missing := writer.missing(worker, num_jobs * ranks.num_processes):
+            clip = torch.empty(
+                1, 3, config.data.num_frames, config.data.resolution, config.data.resolution, device="meta"
+            )
+            writer.require_space(vae.latent_shapes(tuple(vae.pad_clip(clip).shape[2:])))
+            write_shards(writer, missing, vae.to(ranks.device), list(clips.values()), config)
         wait()
-        if folder.is_main:
+        if folder.is_main and may_finish(folder, writer, num_jobs):
             cache = writer.finish()
             folder.finish({"clips": len(cache), "parts": {part: entry["shape"] for part, entry in cache.parts.items()}})
+
+
+def may_finish(folder: StageFolder, writer: LatentCacheWriter, num_jobs: int) -> bool:
+    """Whether this process is the one that finishes the cache; where it is not, says who will."""
+    if num_jobs == 1:
+        return True
+    if not folder.become_only():
+        print(f"{STAGE}: this job is done; the last of the others finishes the cache", file=sys.stderr)
+        return False
+    if missing := writer.missing(verify=False):
+        jobs = sorted({shard % num_jobs for shard in missing})  # on one process per job
+        print(
+            f"{STAGE}: this job is done; {len(missing)} shards of others are missing, of jobs {jobs}", file=sys.stderr
+        )
+        return False
+    return True
 
 
 def splits_of(index: ClipIndex) -> list[str]:
@@ -58,21 +99,96 @@ def splits_of(index: ClipIndex) -> list[str]:
     return [split for split in SPLITS if any(entry.split == split for entry in index.entries)]
 
 
+def fixed_clips(config: Experiment, index: ClipIndex, split: str) -> FixedClips:
+    """The clips of a split in the order of the cache; crops and mirror images are made of training clips only."""
+    if split == "train":
+        crops, mirror = config.cache.crops_per_clip, config.data.flip
+        return FixedClips(index, config.data, split, config.cache.clips_per_video, crops, mirror)
+    return FixedClips(index, config.data, split, config.cache.clips_per_video)
+
+
+def write_shards(
+    writer: LatentCacheWriter, shards: Sequence[int], vae: VideoAutoencoder, clips: list[FixedClips], config: Experiment
+) -> None:
+    """Encode and commit shards; each is written while the next one is encoded."""
+    videos = read_clips(clips, [i for shard in shards for i in writer.clips_of(shard)], config.cache.num_workers)
+    encoded = encode_clips(vae, videos, config.cache.precision)
+    is_silent = torch.distributed.is_initialized() and torch.distributed.get_rank() > 0
+    with ThreadPoolExecutor(1) as thread:
+        committed: Future[None] | None = None
+        for shard in tqdm(shards, desc=STAGE, unit="shard", disable=is_silent):
+            moments, rgb = stack(list(islice(encoded, len(writer.clips_of(shard)))))
+            if committed:
+                committed.result()
+            committed = thread.submit(writer.write, shard, moments, rgb)
+        if committed:
+            committed.result()
+
+
+def read_clips(clips: Sequence[FixedClips], positions: Sequence[int], num_workers: int) -> Iterator[torch.Tensor]:
+    """The videos (1, 3, t, h, w) in [-1, 1] of the clips at `positions` of all `clips` together, in this order."""
+    for split in clips:
+        split.files.free_bytes //= max(num_workers, 1)
+    together = max(split.clips_per_file for split in clips)  # clips of one file are read by one worker
+    loader: DataLoader[Any] = DataLoader(
+        ConcatDataset(clips),
+        batch_sampler=[positions[start : start + together] for start in range(0, len(positions), together)],
+        num_workers=num_workers,
+        collate_fn=videos_of,
+        timeout=READ_TIMEOUT_SECONDS if num_workers else 0,
+    )
+    for videos in loader:
+        yield from videos
+
+
+def videos_of(clips: list[dict[str, Any]]) -> list[torch.Tensor]:
+    """Each clip as a batch of one, (1, 3, t, h, w) in [-1, 1]."""
+    return [clip["video"].unsqueeze(0) for clip in clips]
+
+
+def encode_clips(vae: VideoAutoencoder, videos: Iterator[torch.Tensor], precision: str) -> Iterator[EncodedClip]:
+    """What the cache stores of each clip, in order: clips by themselves, on a CPU as many at once as it has threads."""
+    num_threads = torch.get_num_threads() if vae.device.type == "cpu" else 1
+    with one_thread_each(num_threads) as pool:
+        waiting: deque[Future[EncodedClip]] = deque()
+        for video in videos:
+            waiting.append(pool.submit(encode, vae, video, precision))
+            if len(waiting) > num_threads:  # one more than are at work
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@contextmanager
+def one_thread_each(num_threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose threads, and this one meanwhile, compute without dividing the work further."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)
+
+
 @torch.no_grad()
-def encode(
-    vae: VideoAutoencoder, clips: torch.utils.data.Dataset, positions: range, config: Experiment
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Moments of the clips at `positions`: {part: (mean, log-variance)}, each (n, c, t, h, w) on the CPU."""
-    parts: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-    for start in range(positions.start, positions.stop, config.cache.batch_size):
-        stop = min(start + config.cache.batch_size, positions.stop)
-        video = collate([clips[i] for i in range(start, stop)])["video"].to(vae.device)
-        with autocast(vae.device, config.cache.precision):
-            # The means are used for the closed loop, so the cached mean of every part is what decoding expects.
-            posterior = vae.encode(vae.pad_clip(video)).posterior
-        for part, gaussian in posterior.items():
-            parts.setdefault(part, []).append((gaussian.mean.cpu(), gaussian.log_variance.cpu()))
-    return {part: tuple(torch.cat(values) for values in zip(*moments, strict=True)) for part, moments in parts.items()}
+def encode(vae: VideoAutoencoder, video: torch.Tensor, precision: str) -> EncodedClip:
+    """One clip (1, 3, t, h, w) in [-1, 1] -> {part: (mean, log-variance)}, each (1, c, t, h, w) float32, and its
+    `small_frames` (1, 3, t', h, w), on the CPU."""
+    padded = vae.pad_clip(video.to(vae.device))
+    with autocast(vae.device, precision):
+        # The means are used for the closed loop, so the cached mean of every part is what decoding expects.
+        posterior = vae.encode(padded).posterior
+    moments = {part: (x.mean.float().cpu(), x.log_variance.float().cpu()) for part, x in posterior.items()}
+    size = next(iter(moments.values()))[0].shape[-2:]
+    return moments, small_frames(padded.float(), size).cpu()
+
+
+def stack(clips: Sequence[EncodedClip]) -> EncodedClip:
+    """Clips of a shard as one batch."""
+    parts = clips[0][0]
+    moments = {part: tuple(torch.cat([clip[part][k] for clip, _ in clips]) for k in range(2)) for part in parts}
+    return moments, torch.cat([rgb for _, rgb in clips])
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -85,14 +201,11 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def provenance(config: Experiment, index: ClipIndex) -> dict[str, object]:
     """What a cache depends on: the hash of the autoencoder, of the index, and the preprocessing."""
     vae_path = resolve_model(config.cache.vae, run_path(config), "train_vae")
-    data = config.data
-    preprocessing = {
-        "resolution": data.resolution,
-        "num_frames": data.num_frames,
-        "frame_stride": data.frame_stride,
-        "clips_per_video": config.cache.clips_per_video,
+    options = {
+        name: getattr(config.cache, name) for name in ("clips_per_video", "crops_per_clip", "precision", "storage")
     }
-    return {"vae": hash_folder(vae_path), "index": index.fingerprint, "preprocessing": preprocessing}
+    made_by = {**preprocessing(config.data), **options, "flip": config.data.flip}
+    return {"vae": hash_folder(vae_path), "index": index.fingerprint, "preprocessing": made_by}
 
 
 def open_cache(config: Experiment, index: ClipIndex) -> LatentCache:

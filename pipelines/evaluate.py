@@ -13,7 +13,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from pipelines.cache_latents import open_cache
+from pipelines.cache_latents import fixed_clips, open_cache
 from pipelines.data.clip_dataset import FixedClips, collate
 from pipelines.data.clip_index import ClipIndex
 from pipelines.data.video_file import read_video, to_float, to_uint8
@@ -160,7 +160,7 @@ def classifier_clips(config: Experiment, index: ClipIndex, device: torch.device)
     """Clips of the training split, decoded from the cache and as they are: (2 n, t, h, w, 3) uint8, labels (2 n,)."""
     cache = open_cache(config, index)
     vae = load_autoencoder(resolve_model(config.cache.vae, run_path(config), "train_vae")).to(device)
-    clips = FixedClips(index, config.data, "train", config.cache.clips_per_video)  # in the order of the cache
+    clips = fixed_clips(config, index, "train")
     positions = cache.split("train")
     chosen = spread(len(positions), config.evaluate.classifier_clips)
     videos = [to_uint8(clips[i]["video"]).unsqueeze(0) for i in chosen]

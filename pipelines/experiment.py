@@ -79,9 +79,24 @@ class CacheSection:
 
     vae: str = ""  # run or model folder of the autoencoder; empty = this run's train_vae
     clips_per_video: int = 1  # clips per file, with evenly spaced starts
+    crops_per_clip: int = 1  # crops per training clip, evenly spaced along the longer side; 1 = the centre
     clips_per_shard: int = 256  # clips in one file of the cache
-    batch_size: int = 16  # clips encoded at once
     precision: str = "fp32"  # fp32 or bf16 (autocast)
+    storage: str = "moments_fp32"  # moments_fp32, or means_fp16: a quarter of the space, without the variances
+    num_workers: int = 0  # processes that read clips ahead; 0 = none
+    job: int = 0  # which of num_jobs independent processes this is, from 0 on
+    num_jobs: int = 1  # processes that share the work, each started by itself, with its own number in cache.job
+
+    def __post_init__(self) -> None:
+        if self.storage not in ("moments_fp32", "means_fp16"):
+            raise ValueError(f"cache.storage is {self.storage!r}, but must be moments_fp32 or means_fp16")
+        for name in ("clips_per_video", "crops_per_clip", "clips_per_shard", "num_jobs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"cache.{name} is {getattr(self, name)}, but must be 1 or more")
+        if not 0 <= self.job < self.num_jobs:
+            raise ValueError(f"cache.job is {self.job}, but must be from 0 to cache.num_jobs - 1 = {self.num_jobs - 1}")
+        if self.num_workers < 0:
+            raise ValueError(f"cache.num_workers is {self.num_workers}, but must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -90,6 +105,9 @@ class LatteSection(LatteConfig):
 
     init_from: str = ""  # run or model folder whose Latte weights to start from; empty = random weights
     loop: LoopConfig = field(default_factory=LoopConfig)  # how long and how it is trained
+    sample_posterior: bool = (
+        False  # train on a new draw per clip and step, not on the mean; open-loop autoencoders only
+    )
     validation_clips: int = 128  # held-out clips whose loss is measured at each validation
     preview_per_class: int = 2  # samples per class in the pictures during training
     preview_classes: int = 8  # classes in the pictures during training
@@ -170,6 +188,8 @@ class BenchmarkSection:
         "training",
         "gradient_checkpointing",
     )  # measured too
+    cache_clips: int = 8  # clips that are encoded (kind cache)
+    cache_gb: float = 0.5  # 10^9 bytes of means in float32 that are read (kind cache)
 
     def __post_init__(self) -> None:
         if self.num_frames % 4 != 1 or self.resolution % 16 or self.resolution < 16:

@@ -53,7 +53,8 @@ def run(config: Experiment) -> None:
         task = LatteTask(
             model,
             lambda first_step: cache.batches(
-                "train", clips_seed, first_step, loop.global_batch_size, ranks.process_index, ranks.num_processes
+                *("train", clips_seed, first_step, loop.global_batch_size, ranks.process_index, ranks.num_processes),
+                sample=config.latte.sample_posterior,
             ),
             lambda: validation_batches(cache, config.latte.validation_clips),
             lambda ema, path, step: write_preview(ema, config, path, step),

@@ -10,7 +10,7 @@ from tiny_vae import NARROW, SIZES, TINY
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines import benchmark
-from pipelines.benchmarks import vae_speed
+from pipelines.benchmarks import cache_speed, vae_speed
 from pipelines.benchmarks.measurement import PEERS, Job, build, measure
 from pipelines.benchmarks.speed_tables import describe_tables, option_rows, rows
 from pipelines.experiment import Experiment
@@ -189,3 +189,29 @@ def test_help_and_wrong_kinds(capsys):
     shown = capsys.readouterr()
     assert "benchmark.py vae [CONFIG.yaml" in shown.out and "benchmark.resolution: int = 256" in shown.out
     assert "benchmark.py vae" in shown.err
+
+
+def test_cache_rows_are_measured_once_and_written(tmp_path, capsys):
+    """Nano sizes: every row has its figures; a second call measures nothing again."""
+    options = [f"run.root={tmp_path}", "run.device=cpu", "run.name=benchmark", "run.threads=1", "benchmark.rounds=1"]
+    options += ["benchmark.resolution=32", "benchmark.cache_clips=3", "benchmark.cache_gb=0.002", "benchmark.repeats=3"]
+    config = load_config(Experiment, [str(ROOT / "tests" / "nano.yaml"), *options], ROOT / "tests" / "nano.yaml")
+    cache_speed.run(config)
+    content = json.loads((tmp_path / "benchmark" / "cache.json").read_text())
+    rows = {row["name"]: row for row in content["rows"]}
+    assert list(rows) == ["encode", "read moments_fp32", "read means_fp16", "train"]
+    assert rows["encode"]["ratio"] == pytest.approx(
+        rows["encode"]["clips_per_second"] / rows["encode"]["bare_clips_per_second"], rel=1e-2
+    )
+    for name, size in (("read moments_fp32", 4), ("read means_fp16", 2)):
+        row = rows[name]
+        assert row["gb"] == pytest.approx(0.002 * size / 4, abs=2e-4)
+        assert row["gb_per_second"] == pytest.approx(row["clips_per_second"] * row["gb"] / row["clips"], rel=0.05)
+    assert 0 <= rows["train"]["waiting_share"] < 1 and 0 < rows["train"]["waiting_share_without_thread"] < 1
+    left = {path.name for path in (tmp_path / "benchmark" / "cache").iterdir()}
+    assert not left & {"clips", "encoded", "moments_fp32", "means_fp16"}
+    log = (tmp_path / "benchmark" / "cache" / "metrics.jsonl").read_text()
+    capsys.readouterr()
+    cache_speed.run(config)
+    assert (tmp_path / "benchmark" / "cache" / "metrics.jsonl").read_text() == log
+    assert "bare clips/s" in capsys.readouterr().out

@@ -35,6 +35,7 @@ class DeCoVAE(VideoAutoencoder):
         self.architecture = config = typed_config(DecoVaeConfig, architecture)
         self.size_multiple = 2 * config.patch_size
         self.causal = config.keyframe_mode == "single"
+        self.open_loop = config.residual_reference == "original"
         width, channels = config.decoder.width, asdict(config.latent_channels)
         first = config.first_frame_latent
         # E_k, E_m, E_r of Eq. 1. Each part's half of the bottleneck (its measurement) belongs to its encoder.

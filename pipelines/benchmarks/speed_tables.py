@@ -86,18 +86,19 @@ def describe_tables(content: Mapping[str, Any]) -> str:
         "peak GB": "peak_gb", "latent values": "latent_values",
         **{f"/ {name}": f"time_to_{name}" for name in REFERENCES},
     }  # fmt: skip
-    lines += ["", *_aligned(columns, content["rows"])]
+    lines += ["", *aligned(columns, content["rows"])]
     if content["options"]:
         columns = {
             "name": "name", "option": "option", "encode s": "encode_seconds", "decode s": "decode_seconds",
             "training s": "training_seconds", "peak GB": "peak_gb", "speed-up": "speedup", "memory": "memory_ratio",
         }  # fmt: skip
-        lines += ["", *_aligned(columns, content["options"])]
+        lines += ["", *aligned(columns, content["options"])]
     failed = [row for row in (*content["rows"], *content["options"]) if "error" in row]
     return "\n".join([*lines, *(f"{row['name']} {row.get('option', '')}: {row['error']}" for row in failed)])
 
 
-def _aligned(columns: Mapping[str, str], table: Sequence[Mapping[str, Any]]) -> list[str]:
+def aligned(columns: Mapping[str, str], table: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of a table: a heading, then a row per entry; columns: heading -> key of an entry."""
     texts = [[_text(row.get(key)) for key in columns.values()] for row in table]
     widths = [max(len(cell) for cell in column) for column in zip(columns, *texts, strict=True)]
     left = sum(isinstance(value, str) for value in list(table[0].values())[:2]) if table else 1

@@ -110,33 +110,63 @@ class TrainingClips(Dataset):
 
 
 class FixedClips(Dataset):
-    """The same clips every time: starts evenly spaced over the file (the middle for one), centre crop, no flip.
+    """The same clips every time: starts evenly spaced over the file (the middle for one), crops along its longer side
+    (the centre for one), each as it is or also mirrored.
 
-    Clips of a file follow each other; `clips[i]` = {"video": (3, t, h, w) in [-1, 1], "label", "path", "start"}.
+    Clips of a file follow each other, then crops of a clip, then the clip and its mirror image; `clips[i]` = {"video":
+    (3, t, h, w) in [-1, 1], "label", "path", "start", "place", "mirrored"}.
     """
 
-    def __init__(self, index: ClipIndex, config: DataConfig, split: str, clips_per_video: int = 1) -> None:
+    def __init__(
+        self,
+        index: ClipIndex,
+        config: DataConfig,
+        split: str,
+        clips_per_video: int = 1,
+        crops_per_clip: int = 1,
+        mirror: bool = False,
+    ) -> None:
         self.entries = index.split(split)
         self.files = ResizedFiles(index, config)
-        self.config, self.clips_per_video = config, clips_per_video
+        self.config, self.mirror = config, mirror
+        self.clips_per_video, self.crops_per_clip = clips_per_video, crops_per_clip
+        self._window: tuple[str, range] | None = None  # crops and the mirror image follow each other: decoded once
+        self._frames = torch.empty(0)
 
     def __len__(self) -> int:
-        return len(self.entries) * self.clips_per_video
+        return len(self.entries) * self.clips_per_file
 
-    def describe(self, i: int) -> dict[str, int | str]:
-        """Label, path and first frame of clip i, without reading it."""
-        entry = self.entries[i // self.clips_per_video]
+    @property
+    def clips_per_file(self) -> int:
+        return self.clips_per_video * self.crops_per_clip * (1 + self.mirror)
+
+    def describe(self, i: int) -> dict[str, int | float | str]:
+        """Label, path, first frame, place of the crop (0.5 = centre) and mirroring of clip i, without reading it."""
+        i, mirrored = divmod(i, 1 + self.mirror)
+        i, crop_number = divmod(i, self.crops_per_clip)
+        file, start_number = divmod(i, self.clips_per_video)
+        entry = self.entries[file]
         last_start = entry.num_frames - self.config.clip_span
-        start = int(last_start * (i % self.clips_per_video + 0.5) / self.clips_per_video)
-        return {"label": entry.label, "path": entry.path, "start": start}
+        return {
+            "label": entry.label,
+            "path": entry.path,
+            "start": int(last_start * (start_number + 0.5) / self.clips_per_video),
+            "place": (crop_number + 0.5) / self.crops_per_clip,
+            "mirrored": mirrored,
+        }
 
-    def __getitem__(self, i: int) -> dict[str, Tensor | int | str]:
+    def __getitem__(self, i: int) -> dict[str, Tensor | int | float | str]:
         if not 0 <= i < len(self):
             raise IndexError(i)
         clip = self.describe(i)
         frames_used = range(clip["start"], clip["start"] + self.config.clip_span, self.config.frame_stride)
-        frames = self.files.frames(self.entries[i // self.clips_per_video], frames_used)
-        return {"video": to_float(crop(frames, self.config.resolution, 0.5, 0.5)), **clip}
+        if self._window != (clip["path"], frames_used):
+            self._frames = self.files.frames(self.entries[i // self.clips_per_file], frames_used)
+            self._window = (clip["path"], frames_used)
+        frames = crop(self._frames, self.config.resolution, clip["place"], clip["place"])
+        if clip["mirrored"]:
+            frames = frames.flip(dims=[2])
+        return {"video": to_float(frames), **clip}
 
 
 def crop(frames: Tensor, resolution: int, down: float, across: float) -> Tensor:

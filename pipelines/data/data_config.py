@@ -16,7 +16,7 @@ class DataConfig:
     resolution: int = 64  # clips are resolution x resolution pixels: short side resized, long side cropped
     num_frames: int = 17  # frames per clip, 4n + 1
     frame_stride: int = 1  # take every n-th frame of the file
-    flip: bool = False  # mirror training clips at random; leave off where left and right are different classes
+    flip: bool = False  # mirror training clips (the cache holds both); off where left and right are different classes
     memory_cache_gb: float = 2.0  # keep decoded and resized files in memory up to this size
     probe_seconds: float = 30.0  # time limit for checking one file
     probe_memory_mb: int = 950  # memory limit of the process that checks files

@@ -1,130 +1,24 @@
-"""The latent cache: posterior moments of every clip in safetensors shards, with statistics, labels and provenance.
+"""The latent cache: posterior moments or means of every clip, with statistics, labels and provenance, for reading.
 
-Shard k holds clips [k n, (k + 1) n) whatever process wrote it, and is committed by a record with its checksum, so a
-killed stage goes on where it was and the finished cache has the same bytes however often that happened.
+Latents are whitened when they are read. Shards are mapped into memory: a random clip costs one copy of its values.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from pipelines.data.channel_statistics import channel_statistics, merge_statistics
 from pipelines.data.clip_dataset import epoch_order
+from pipelines.data.latent_shard import BYTES_PER_VALUE, MEANS_FP16, REMAKE, read_json, sha256, shard_name
+from pipelines.data.prefetch import prefetched
 
-REMAKE = "remove that folder and run python pipelines/cache_latents.py with the same configuration"
-MIN_STD = 1e-6  # of a channel that never changes: whitening turns it into zeros, not into infinities
-Moments = Mapping[str, tuple[Tensor, Tensor]]  # {part: (mean, logvar)}, each (b, c, t, h, w)
-
-
-class LatentCacheWriter:
-    """Writes a cache shard by shard: `for k in writer.missing(): writer.write(k, moments of writer.clips_of(k))`."""
-
-    def __init__(
-        self,
-        folder: Path,
-        clips: Sequence[Mapping[str, Any]],
-        classes: Sequence[str],
-        provenance: Mapping[str, Any],
-        clips_per_shard: int = 128,
-    ) -> None:
-        """Begins a cache or goes on with one.
-
-        Args:
-            folder: where the cache stands.
-            clips: {"path", "label", "split", "start"} of every clip, in order.
-            classes: class names.
-            provenance: {"vae", "index", "preprocessing"}: what the cache depends on.
-            clips_per_shard: n above.
-
-        Raises:
-            ValueError: `folder` holds a cache of other clips or of another provenance.
-        """
-        self.folder, self.clips, self.clips_per_shard = folder, [dict(clip) for clip in clips], clips_per_shard
-        plan = {
-            "provenance": dict(provenance),
-            "classes": list(classes),
-            "clips_per_shard": clips_per_shard,
-            "clips": self.clips,
-        }
-        self.plan = json.loads(json.dumps(plan))  # tuples as lists: as it will be read
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "plan.json").exists():
-            known = _read_json(folder / "plan.json")
-            if changed := [name for name in plan if known.get(name) != self.plan[name]]:
-                raise ValueError(f"{folder} holds a cache made with other {' and '.join(changed)}; {REMAKE}")
-        else:
-            _commit(folder / "plan.json", json.dumps(self.plan).encode())
-
-    @property
-    def num_shards(self) -> int:
-        return -(-len(self.clips) // self.clips_per_shard)
-
-    def clips_of(self, shard: int) -> range:
-        """Positions of the clips in a shard."""
-        start = shard * self.clips_per_shard
-        return range(start, min(start + self.clips_per_shard, len(self.clips)))
-
-    def missing(self, rank: int = 0, world: int = 1) -> list[int]:
-        """Shards that this rank still has to write: absent, partly written or damaged."""
-        return [k for k in range(rank, self.num_shards, world) if not self._is_complete(k)]
-
-    def _is_complete(self, shard: int) -> bool:
-        file, record = self.folder / shard_name(shard), self.folder / record_name(shard)
-        return file.exists() and record.exists() and _read_json(record)["sha256"] == _sha256(file)
-
-    def write(self, shard: int, moments: Moments) -> None:
-        """Commits one shard.
-
-        Args:
-            shard: its number.
-            moments: {part: (mean, logvar)}, each (n, c, t, h, w) in the order of `clips_of(shard)`.
-
-        Raises:
-            ValueError: a moment is not finite; names the clip.
-        """
-        positions = self.clips_of(shard)
-        tensors: dict[str, Tensor] = {}
-        for part, pair in moments.items():
-            for name, value in zip(("mean", "logvar"), pair, strict=True):
-                assert len(value) == len(positions), f"shard {shard} has {len(positions)} clips, got {len(value)}"
-                finite = rearrange(value, "b ... -> b (...)").isfinite().all(dim=1)
-                if not finite.all():
-                    path = self.clips[positions[int((~finite).nonzero()[0])]]["path"]
-                    raise ValueError(f"the VAE's {name} of {part} for {path} is not finite; train the VAE again")
-                tensors[f"{part}.{name}"] = value.detach().float().cpu().contiguous()
-        of_training = torch.tensor([self.clips[i]["split"] == "train" for i in positions])
-        record = {
-            "statistics": {part: channel_statistics(tensors[f"{part}.mean"][of_training]) for part in moments},
-            "shapes": {part: list(tensors[f"{part}.mean"].shape[1:]) for part in moments},
-        }
-        content = save(tensors)
-        record |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        _commit(self.folder / shard_name(shard), content)
-        _commit(self.folder / record_name(shard), json.dumps(record).encode())  # last: this commits the shard
-
-    def finish(self) -> "LatentCache":
-        """Writes metadata.json with the statistics of the training split; every shard must be there."""
-        assert not (missing := self.missing()), f"shards {missing} are not written yet"
-        records = [_read_json(self.folder / record_name(k)) for k in range(self.num_shards)]
-        parts = {}
-        for part, shape in records[0]["shapes"].items():
-            mean, std = merge_statistics([record["statistics"][part] for record in records])
-            parts[part] = {"shape": shape, "mean": mean.tolist(), "std": std.clamp(min=MIN_STD).tolist()}
-        shards = [{"file": shard_name(k), **{n: r[n] for n in ("bytes", "sha256")}} for k, r in enumerate(records)]
-        metadata = {"parts": parts, "shards": shards, **self.plan}
-        _commit(self.folder / "metadata.json", json.dumps(metadata, indent=1).encode())
-        for part in self.folder.glob(".*.part"):  # of processes that were killed
-            part.unlink()
-        return LatentCache(self.folder, verify=False)
+_POSTERIOR = 3  # first word of the seeds of draws from the posterior; clip_dataset.py has 1 and 2
 
 
 class LatentCache:
@@ -143,20 +37,24 @@ class LatentCache:
         self.folder = Path(folder)
         if not (self.folder / "metadata.json").exists():
             raise ValueError(f"{self.folder} holds no finished latent cache; run python pipelines/cache_latents.py")
-        metadata = _read_json(self.folder / "metadata.json")
-        self.parts: dict[str, dict[str, list]] = metadata["parts"]
+        metadata = read_json(self.folder / "metadata.json")
+        if metadata.get("storage") not in BYTES_PER_VALUE:
+            raise ValueError(f"the latent cache {self.folder} was written by another version; {REMAKE}")
+        self.parts: dict[str, dict[str, Any]] = metadata["parts"]  # {part: {"shape", "mean", "std", "rgb"}}
         self.classes: tuple[str, ...] = tuple(metadata["classes"])
         self.clips: list[dict[str, Any]] = metadata["clips"]
         self.provenance: dict[str, Any] = metadata["provenance"]
         self.clips_per_shard: int = metadata["clips_per_shard"]
+        self.storage: str = metadata["storage"]
+        self.open_loop: bool = metadata["open_loop"]
         self.labels = torch.tensor([clip["label"] for clip in self.clips], dtype=torch.int64)  # -1 = no class
         for shard in metadata["shards"]:
             file = self.folder / shard["file"]
             if not file.exists():
                 raise ValueError(f"the shard {file} is missing; {REMAKE}")
-            if file.stat().st_size != shard["bytes"] or (verify and _sha256(file) != shard["sha256"]):
+            if file.stat().st_size != shard["bytes"] or (verify and sha256(file) != shard["sha256"]):
                 raise ValueError(f"the shard {file} is damaged; {REMAKE}")
-        self._open_shards: dict[int, Any] = {}
+        self._mapped: dict[int, dict[str, np.ndarray]] = {}
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -181,21 +79,53 @@ class LatentCache:
 
     def latents(self, positions: Sequence[int], whiten: bool = True) -> dict[str, Tensor]:
         """Posterior means, {part: (b, c, t, h, w)} float32; whitened per channel with the training statistics."""
-        latents = {part: mean for part, (mean, _) in self.moments(positions).items()}
-        return self.whiten(latents) if whiten else latents
+        latents = {part: self._means(part, positions) for part in self.parts}
+        return self._whiten_in_place(latents) if whiten else latents
 
     def moments(self, positions: Sequence[int]) -> dict[str, tuple[Tensor, Tensor]]:
-        """{part: (mean, logvar)}, each (b, c, t, h, w) float32."""
-        moments = {}
-        for part in self.parts:
-            mean, logvar = ([self._read(int(i), f"{part}.{name}") for i in positions] for name in ("mean", "logvar"))
-            moments[part] = (torch.cat(mean), torch.cat(logvar))
-        return moments
+        """{part: (mean, logvar)}, each (b, c, t, h, w) float32; ValueError where only means are stored."""
+        if self.storage == MEANS_FP16:
+            raise ValueError(f"{self.folder} holds means only; make it with cache.storage=moments_fp32 to have moments")
+        return {part: (self._means(part, positions), self._read(f"{part}.logvar", positions)) for part in self.parts}
+
+    def sample(self, positions: Sequence[int], keys: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """One draw from the posterior per clip, {part: (b, c, t, h, w)}, whitened with the statistics of the means.
+
+        Args:
+            positions: clips.
+            keys: per clip, the non-negative integers that its noise depends on, and nothing else does.
+
+        Raises:
+            ValueError: the residual was encoded against what the means decode to and would not fit a draw; or there
+                are no variances.
+        """
+        self.require_sampling()
+        latents = {}
+        for number, (part, (mean, logvar)) in enumerate(self.moments(positions).items()):
+            for row, key in enumerate(keys):
+                noise = np.random.default_rng([_POSTERIOR, *key, number]).standard_normal(mean.shape[1:], np.float32)
+                mean[row] += torch.exp(0.5 * logvar[row]) * torch.from_numpy(noise)  # DeCo-VAE Eq. 2
+            latents[part] = mean
+        return self._whiten_in_place(latents)
+
+    def require_sampling(self) -> None:
+        """Raise ValueError unless `sample` is possible."""
+        if not self.open_loop:
+            raise ValueError(
+                f"the residual in {self.folder} belongs to the posterior's means (closed loop), so latents cannot be "
+                "sampled from cached moments: leave latte.sample_posterior off, or train an open-loop autoencoder"
+            )
+        if self.storage == MEANS_FP16:
+            raise ValueError(f"{self.folder} holds means only; make it with cache.storage=moments_fp32 to sample")
 
     def whiten(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """(z - mean) / std per channel, {part: (b, c, t, h, w)}."""
-        per_channel = self._channels
-        return {part: (z - per_channel(part, "mean", z)) / per_channel(part, "std", z) for part, z in latents.items()}
+        return self._whiten_in_place({part: z.clone() for part, z in latents.items()})
+
+    def _whiten_in_place(self, latents: dict[str, Tensor]) -> dict[str, Tensor]:
+        for part, z in latents.items():
+            z.sub_(self._channels(part, "mean", z)).div_(self._channels(part, "std", z))
+        return latents
 
     def unwhiten(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Inverse of `whiten`."""
@@ -203,75 +133,94 @@ class LatentCache:
         return {part: z * per_channel(part, "std", z) + per_channel(part, "mean", z) for part, z in latents.items()}
 
     def batches(
-        self, split: str, seed: int, first_step: int, global_batch_size: int, rank: int = 0, world: int = 1
+        self,
+        split: str,
+        seed: int,
+        first_step: int,
+        global_batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        sample: bool = False,
     ) -> Iterator[dict[str, Any]]:
         """This rank's share of every global batch from first_step on, without end; each epoch is a seeded permutation.
+
+        Every batch is a pure function of (seed, step, place in the global batch): a run may go on anywhere, with any
+        number of processes. A background thread prepares the next batches.
+
+        Args:
+            sample: draw from the posterior, another draw in every epoch, instead of its mean; see `sample`.
 
         Yields:
             {"latents": {part: (b, c, t, h, w)} whitened, "label": (b,) int64, "path": [...], "index": [...] in the
             global batch}.
 
         Raises:
-            ValueError: the split is empty or the global batch cannot be shared equally.
+            ValueError: the split is empty, the global batch cannot be shared equally, or a draw is impossible.
         """
-        positions, share = self.split(split), global_batch_size // world
-        if not positions or global_batch_size % world:
+        positions, share = np.array(self.split(split), dtype=np.int64), global_batch_size // world
+        if not len(positions) or global_batch_size % world:
             raise ValueError(
                 f"got {len(positions)} cached {split} clips and global_batch_size {global_batch_size}, expected at "
                 f"least one clip and a multiple of the {world} processes"
             )
-        step, indices = first_step, range(rank * share, (rank + 1) * share)
-        while True:
-            chosen = []
-            for index in indices:
-                epoch, place = divmod(step * global_batch_size + index, len(positions))
-                chosen.append(positions[epoch_order(seed, epoch, len(positions))[place]])
-            paths = [self.clips[i]["path"] for i in chosen]
-            yield {"latents": self.latents(chosen), "label": self.labels[chosen], "path": paths, "index": list(indices)}
-            step += 1
+        if sample:
+            self.require_sampling()
+        indices = np.arange(rank * share, (rank + 1) * share)
 
-    def _read(self, position: int, name: str) -> Tensor:
-        shard, row = divmod(position, self.clips_per_shard)
-        try:
-            if shard not in self._open_shards:
-                self._open_shards[shard] = safe_open(self.folder / shard_name(shard), framework="pt")
-            return self._open_shards[shard].get_slice(name)[row : row + 1]
-        except (OSError, SafetensorError) as error:
-            file = self.folder / shard_name(shard)
-            raise ValueError(f"the shard {file} cannot be read ({error}); {REMAKE}") from error
+        def prepare() -> Iterator[dict[str, Any]]:
+            step = first_step
+            while True:
+                chosen = positions[places_of_step(seed, step, global_batch_size, indices, len(positions))].tolist()
+                keys = [(seed, step, index) for index in indices.tolist()]
+                yield {
+                    "latents": self.sample(chosen, keys) if sample else self.latents(chosen),
+                    "label": self.labels[chosen],
+                    "path": [self.clips[i]["path"] for i in chosen],
+                    "index": indices.tolist(),
+                }
+                step += 1
+
+        return prefetched(prepare())
+
+    def _means(self, part: str, positions: Sequence[int]) -> Tensor:
+        means = self._read(f"{part}.mean", positions)
+        if self.storage == MEANS_FP16:
+            scale, offset = (self._read(f"{part}.{name}", positions, of_shard=True) for name in ("scale", "offset"))
+            means = means.float().mul_(rearrange(scale, "b c -> b c 1 1 1")).add_(rearrange(offset, "b c -> b c 1 1 1"))
+        return means
+
+    def _read(self, name: str, positions: Sequence[int], of_shard: bool = False) -> Tensor:
+        """The rows of clips of one stored tensor, or for each clip the whole tensor of its shard: (b, ...), a copy."""
+        found = [self._shard(int(i) // self.clips_per_shard)[name] for i in positions]
+        rows = found if of_shard else [x[int(i) % self.clips_per_shard] for x, i in zip(found, positions, strict=True)]
+        if not rows:
+            like = self._shard(0)[name]
+            return torch.from_numpy(np.empty((0, *like.shape[not of_shard :]), like.dtype))
+        return torch.from_numpy(np.stack(rows))
+
+    def _shard(self, number: int) -> dict[str, np.ndarray]:
+        """The tensors of a shard by name; their pages are read from the disk when they are touched."""
+        if number not in self._mapped:
+            file = self.folder / shard_name(number)
+            try:
+                with safe_open(file, framework="pt") as shard:
+                    self._mapped[number] = {name: shard.get_tensor(name).numpy() for name in shard.keys()}  # noqa: SIM118
+            except (OSError, SafetensorError) as error:
+                raise ValueError(f"the shard {file} cannot be read ({error}); {REMAKE}") from error
+        return self._mapped[number]
 
     def _channels(self, part: str, name: str, like: Tensor) -> Tensor:
         return rearrange(torch.tensor(self.parts[part][name], dtype=like.dtype, device=like.device), "c -> c 1 1 1")
 
 
-def shard_name(shard: int) -> str:
-    return f"shard-{shard:05d}.safetensors"
-
-
-def record_name(shard: int) -> str:
-    return f"shard-{shard:05d}.json"
-
-
-def _commit(path: Path, content: bytes) -> None:
-    """Writes a file that is either whole or absent, also after a power cut."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}); {REMAKE}") from error
+def places_of_step(seed: int, step: int, global_batch_size: int, indices: np.ndarray, count: int) -> np.ndarray:
+    """Which of `count` clips stand at `indices` of the global batch of a step; every epoch is a permutation of all."""
+    epochs, places = np.divmod(step * global_batch_size + indices, count)
+    chosen = np.empty_like(places)
+    for epoch in np.unique(epochs):
+        of_epoch = epochs == epoch
+        chosen[of_epoch] = epoch_order(seed, int(epoch), count)[places[of_epoch]]
+    return chosen
 
 
 def _short(value: Any) -> str:

@@ -21,6 +21,7 @@ import yaml
 
 ALWAYS_MAY_CHANGE = ("run.name", "run.root", "run.device", "run.threads", "run.dry_run")
 SECONDS_BETWEEN_TIME_NOTES = 10.0
+SECONDS_TO_SHARE = 30.0  # how long one waits for a folder that is to be shared: the last of others may just finish it
 _held_locks: set[int] = set()
 
 
@@ -71,18 +72,20 @@ class StageFolder:
         settings: Mapping[str, Any],
         inputs: Mapping[str, Mapping[str, str]] | None = None,
         may_change: Sequence[str] = (),
+        shared: bool = False,
     ) -> "StageFolder":
         """Lock the folder and compare it with what stands there; raises ValueError when it was made otherwise.
 
         settings: the resolved config sections that the stage depends on, {section: {option: value}}.
         inputs: what other stages or runs it was given, {name: {"path": ..., "hash": ...}}; the hash is compared.
         may_change: dotted globs of options that a later call may change (`"vae.loop.steps"`), besides name and device.
+        shared: others may have it open too, if they also say so; `become_only` ends that.
         """
         if not self.is_main:
             return self
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
+            self._take_lock(fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         except OSError as error:
             raise ValueError(f"{self.path} cannot be written ({error.strerror}): choose another run.root=") from error
         try:
@@ -95,16 +98,35 @@ class StageFolder:
         self._started = time.monotonic()
         return self
 
-    def _take_lock(self) -> None:
+    def _take_lock(self, kind: int) -> None:
         lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            # the kernel frees it when the process ends, however it ends
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(lock)
-            raise ValueError(f"{self.path} is in use by another process: wait, or choose another run.name=") from error
+        deadline = time.monotonic() + (SECONDS_TO_SHARE if kind == fcntl.LOCK_SH else 0)
+        while True:
+            try:
+                # the kernel frees it when the process ends, however it ends
+                fcntl.flock(lock, kind | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
+                os.close(lock)
+                refusal = f"{self.path} is in use by another process: wait, or choose another run.name="
+                raise ValueError(refusal) from error
         self._lock = lock
         _held_locks.add(lock)
+
+    def become_only(self) -> bool:
+        """Of the processes that share the folder, let the last one have it for itself: whether this is the last one.
+
+        The others have given up their share by then: each that comes here does, whatever the answer.
+        """
+        assert self._lock is not None, "only a folder that is open can be had"
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # drops the shared lock, then tries
+        except BlockingIOError:
+            return False
+        return True
 
     def _compare(
         self, settings: Mapping[str, Any], inputs: dict[str, dict[str, str]], may_change: Sequence[str]
