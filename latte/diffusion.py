@@ -80,7 +80,7 @@ def training_loss(model: Latte, latents: Parts, labels: Tensor, draws: Draws) ->
     else:
         loss, terms = _loss_of_clips_and_images(model, batch, drawn.is_image)
     shares = {f"loss_{part}": counted_share(model, part) for part in latents}
-    return loss, {name: value / shares.get(name, 1.0) for name, value in terms.items()}
+    return loss, {name: value / (shares.get(name) or 1.0) for name, value in terms.items()}
 
 
 def _loss_of_clips_and_images(

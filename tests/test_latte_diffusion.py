@@ -6,8 +6,10 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from tiny_latte import DECOUPLED, PLAIN, keyed_draws, random_latents, tiny_latte
 from torch.distributions import Normal, kl_divergence
 
-from latte.diffusion import Chain, draw_noise, draw_times, draw_uniform, loss_at, predict, training_loss
+from latte.component_times import draw_times, draw_uniform
+from latte.diffusion import draw_noise, loss_at, predict, training_loss
 from latte.embeddings import drop_labels
+from latte.noise_schedule import Chain, Level, signal_levels
 
 CPU = torch.device("cpu")
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
@@ -19,14 +21,88 @@ def noise_for(model, batch):
 
 
 def test_the_zero_output_of_a_fresh_model_gives_the_closed_form_loss():
-    """Flow: E (noise - x)^2 = 1 + x^2 for a zero prediction; epsilon: E noise^2 = 1."""
+    """For a prediction of zero the error is the mean square of what is to be predicted."""
     latents, times = random_latents(PLAIN, 64), torch.linspace(0, 0.99, 64)
-    for objective in ("flow", "epsilon"):
+    alpha = ALPHAS[(times * 1000).long()].float().reshape(-1, 1, 1, 1, 1)
+    for objective in ("flow", "epsilon", "v"):
         model = tiny_latte(PLAIN, objective=objective)
         noise = noise_for(model, 64)
         _, terms = loss_at(model, latents, torch.zeros(64, dtype=torch.long), times, noise)
-        target = noise["video"] - latents["video"] if objective == "flow" else noise["video"]
+        x, e = latents["video"], noise["video"]
+        target = {"flow": e - x, "epsilon": e, "v": alpha.sqrt() * e - (1 - alpha).sqrt() * x}[objective]
         torch.testing.assert_close(terms["loss_video"], target.square().mean())
+
+
+@pytest.mark.parametrize("zero_terminal_snr", [False, True])
+@pytest.mark.parametrize("objective", ["flow", "epsilon", "v"])
+def test_clean_latents_and_noise_come_back_from_the_target(objective, zero_terminal_snr):
+    clean, noise = torch.randn(2, 6, 2, 1, 3, 3)
+    level = Level.of(objective, torch.tensor([0, 1, 200, 500, 900, 998]), zero_terminal_snr)
+    noisy = level.add_noise(clean, noise)
+    ours = level.clean_and_noise(objective, noisy, level.target(objective, clean, noise))
+    # epsilon divides by the signal that is left: 0.006 of it at the last steps
+    tolerance = 1e-3 if objective == "epsilon" else 1e-5
+    torch.testing.assert_close(ours[0], clean, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(ours[1], noise, rtol=1e-4, atol=1e-5)
+
+
+def test_the_ends_of_the_noise():
+    clean, noise = torch.randn(2, 1, 2, 1, 3, 3)
+    for objective in ("flow", "epsilon", "v"):
+        assert torch.equal(Level.of(objective, torch.tensor([-1])).add_noise(clean, noise), clean)
+    last = Level.of("v", torch.tensor([999]), zero_terminal_snr=True)
+    assert torch.equal(last.add_noise(clean, noise), noise)
+    clean_again, noise_again = last.clean_and_noise("v", noise, last.target("v", clean, noise))
+    torch.testing.assert_close(clean_again, clean)
+    torch.testing.assert_close(noise_again, noise)
+    assert torch.equal(Level.of("flow", torch.tensor([1000.0])).add_noise(clean, noise), noise)
+
+
+@pytest.mark.parametrize("zero_terminal_snr", [False, True])
+def test_signal_levels_equal_diffusers(zero_terminal_snr):
+    scheduler = DDIMScheduler(beta_start=1e-4, beta_end=0.02, rescale_betas_zero_snr=zero_terminal_snr)
+    ours = signal_levels(zero_terminal_snr)
+    assert ours[0] == 1 and (ours[-1] == 0) == zero_terminal_snr
+    torch.testing.assert_close(ours[1:], scheduler.alphas_cumprod.double(), rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("objective", ["epsilon", "v"])
+def test_min_snr_weights(objective):
+    """Hang et al. 2023: the error of x_0 weighs min(SNR, gamma), whatever the model predicts."""
+    plain = tiny_latte(PLAIN, awake=True, objective=objective)
+    weighted = tiny_latte(PLAIN, awake=True, objective=objective, min_snr_gamma=5.0)
+    latents, noise, label = random_latents(PLAIN, 1), noise_for(plain, 1), torch.tensor([1])
+    for t in (20, 300, 900):
+        times = torch.tensor([(t + 0.5) / 1000])
+        snr = (ALPHAS[t] / (1 - ALPHAS[t])).item()
+        terms, other_terms = (loss_at(model, latents, label, times, noise)[1] for model in (plain, weighted))
+        losses = [loss_at(model, latents, label, times, noise)[0].item() for model in (plain, weighted)]
+        bound = float(terms.get("bound", 0.0))  # it trains the variance and is not weighted
+        expected = min(snr, 5) / (snr if objective == "epsilon" else snr + 1)
+        assert (losses[1] - bound) / (losses[0] - bound) == pytest.approx(expected, rel=1e-3)
+        torch.testing.assert_close(terms, other_terms)  # what is logged is not weighted
+        # the same as the error of x_0 times min(SNR, gamma)
+        with torch.no_grad():
+            level = Level.of(objective, torch.tensor([t]))
+            noisy = level.add_noise(latents["video"], noise["video"])
+            output = predict(plain, {"video": noisy}, torch.tensor([float(t)]), label).mean["video"]
+            error = (level.clean_and_noise(objective, noisy, output)[0] - latents["video"]).square().mean()
+        assert losses[1] - bound == pytest.approx(float(error) * min(snr, 5), rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_snr_gamma": 5.0}, "min_snr_gamma is 5.0 with objective flow"),
+        ({"objective": "epsilon", "zero_terminal_snr": True}, "zero_terminal_snr needs objective v"),
+        ({"clean_keyframe_share": 0.6, "image_share": 0.5}, "add up to 1"),
+        ({"clean_keyframe_share": 0.2, "layout": "channel"}, "keyframe with tokens of its own"),
+        ({"objective": "score"}, "latte.objective is 'score'"),
+    ],
+)
+def test_objectives_that_do_not_exist_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_latte(**options)
 
 
 @pytest.mark.parametrize("weights", [{}, {"motion": 3.0}])
@@ -39,7 +115,7 @@ def test_parts_weigh_by_their_number_of_elements(weights):
     torch.testing.assert_close(loss, expected)
 
 
-@pytest.mark.parametrize("objective", ["flow", "epsilon"])
+@pytest.mark.parametrize("objective", ["flow", "epsilon", "v"])
 def test_copies_of_the_keyframe_share_noise_and_padding_stays_empty(objective):
     model = tiny_latte(awake=True, layout="channel", objective=objective)
     seen = []
@@ -50,7 +126,7 @@ def test_copies_of_the_keyframe_share_noise_and_padding_stays_empty(objective):
     assert not others[:, :, 0].any() and others[:, :, 1:].all()
 
 
-@pytest.mark.parametrize("objective", ["flow", "epsilon"])
+@pytest.mark.parametrize("objective", ["flow", "epsilon", "v"])
 def test_padded_frames_get_no_loss(objective):
     model = tiny_latte(awake=True, layout="channel", objective=objective)
     outputs = []
@@ -67,7 +143,7 @@ def test_padded_frames_get_no_loss(objective):
     assert gradient[:, 6:, 1:].all() and gradient[:, :6].all()
 
 
-@pytest.mark.parametrize("objective", ["flow", "epsilon"])
+@pytest.mark.parametrize("objective", ["flow", "epsilon", "v"])
 def test_a_clip_without_motion_frames(objective):
     shapes = {"keyframe": (6, 1, 4, 4), "motion": (2, 0, 4, 4), "residual": (4, 0, 4, 4)}
     model = tiny_latte(shapes, awake=True, objective=objective)
@@ -75,7 +151,7 @@ def test_a_clip_without_motion_frames(objective):
     assert torch.isfinite(loss) and set(terms) <= {"loss_keyframe", "bound"}
 
 
-@pytest.mark.parametrize("objective", ["flow", "epsilon"])
+@pytest.mark.parametrize("objective", ["flow", "epsilon", "v"])
 def test_micro_batches_add_up_to_the_batch(objective):
     model = tiny_latte(awake=True, objective=objective)
     latents, labels = random_latents(DECOUPLED, 4), torch.tensor([0, 1, 2, -1])
@@ -111,15 +187,16 @@ def test_chain_levels_and_posterior_follow_ddpm():
         chain = Chain.of(torch.tensor([t]), torch.tensor([t - 1]))
         clean, noise = torch.randn(2, 1, 2, 1, 3, 3, dtype=torch.float64)
         noisy = ALPHAS[t].sqrt() * clean + (1 - ALPHAS[t]).sqrt() * noise
-        torch.testing.assert_close(chain.add_noise(clean, noise), noisy, rtol=1e-5, atol=1e-6)
+        level = Level.of("epsilon", torch.tensor([t]))
+        torch.testing.assert_close(level.add_noise(clean, noise), noisy, rtol=1e-5, atol=1e-6)
         mean = ALPHAS[t - 1].sqrt() * BETAS[t] / (1 - ALPHAS[t]) * clean
         mean += (1 - BETAS[t]).sqrt() * (1 - ALPHAS[t - 1]) / (1 - ALPHAS[t]) * noisy
         variance = BETAS[t] * (1 - ALPHAS[t - 1]) / (1 - ALPHAS[t])
-        ours, log_variance = chain.posterior(noisy, noise, None)
+        ours, log_variance = chain.posterior(noisy, clean, None)
         torch.testing.assert_close(ours, mean, rtol=1e-4, atol=1e-4)
         assert abs(log_variance.exp().item() / variance.item() - 1) < 1e-4
         for weight, expected in ((-1.0, variance), (1.0, BETAS[t]), (0.0, (variance * BETAS[t]).sqrt())):
-            _, log_variance = chain.posterior(noisy, noise, torch.full((1, 2, 1, 3, 3), weight))
+            _, log_variance = chain.posterior(noisy, clean, torch.full((1, 2, 1, 3, 3), weight))
             assert abs(log_variance.exp().mean().item() / expected.item() - 1) < 1e-4
 
 
@@ -135,12 +212,13 @@ def test_respaced_steps_equal_diffusers():
     for t, earlier in ((steps[0], steps[1]), (steps[20], steps[21]), (steps[-1], -1)):
         chain = Chain.of(torch.tensor([t]), torch.tensor([earlier]))
         theirs = ddim.step(noise, t, noisy).prev_sample
-        torch.testing.assert_close(chain.deterministic_step(noisy, noise), theirs, rtol=1e-3, atol=1e-4)
+        clean, _ = Level.of("epsilon", torch.tensor([t])).clean_and_noise("epsilon", noisy, noise)
+        torch.testing.assert_close(chain.deterministic_step(clean, noise), theirs, rtol=1e-3, atol=1e-4)
         if earlier >= 0:
             generator = torch.Generator().manual_seed(3)
             theirs = ddpm.step(torch.cat([noise, weight], dim=1), t, noisy, generator=generator).prev_sample
             fresh = torch.randn(noisy.shape, generator=generator.manual_seed(3))
-            mean, log_variance = chain.posterior(noisy, noise, weight)
+            mean, log_variance = chain.posterior(noisy, clean, weight)
             torch.testing.assert_close(mean + torch.exp(log_variance / 2) * fresh, theirs, rtol=1e-3, atol=1e-4)
 
 

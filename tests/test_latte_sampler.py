@@ -1,65 +1,34 @@
-"""Sampling: known answers for Gaussian data, guidance, seeds, and independence of the batch size."""
+"""Sampling from a model: guidance, seeds, independence of the batch size, given first frames, interpolation."""
 
 import pytest
 import torch
 from tiny_latte import DECOUPLED, PLAIN, random_latents, tiny_latte
 
-from latte.diffusion import Prediction, predict
-from latte.guidance import guided_prediction
-from latte.sampler import SamplerConfig, generate, sample_batch, shifted_times, solve_flow, unwhiten, walk_chain
+from latte.diffusion import predict
+from latte.guidance import Guidance, guided_prediction
+from latte.sampler import (
+    OWN_METHODS,
+    SamplerConfig,
+    generate,
+    initial_noise,
+    interpolate_noise,
+    sample_batch,
+    unwhiten,
+    whiten,
+)
+from latte.schedulers import SCHEDULERS
 
 CPU = torch.device("cpu")
-MEAN, STD = 3.0, 0.5  # Gaussian data, for which the exact velocity and the exact noise are known
-LEVELS = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), dim=0)
+METHODS = [(objective, method) for objective, own in OWN_METHODS.items() for method in (*own, *SCHEDULERS[objective])]
 
 
-def exact_velocity(x: dict, time: float) -> dict:
-    """E [noise - x_0 | x_t] for x_t = (1 - t) x_0 + t noise."""
-    slope = (time - (1 - time) * STD**2) / ((1 - time) ** 2 * STD**2 + time**2)
-    return {part: slope * (value - (1 - time) * MEAN) - MEAN for part, value in x.items()}
-
-
-def exact_noise(x: dict, timestep: float) -> Prediction:
-    """E [noise | x_t] for x_t = sqrt(a) x_0 + sqrt(1 - a) noise, and the smaller variance of the two bounds."""
-    a = LEVELS[int(timestep)].item()
-    mean = {part: (1 - a) ** 0.5 * (v - a**0.5 * MEAN) / (a * STD**2 + 1 - a) for part, v in x.items()}
-    return Prediction(mean, {part: torch.full_like(v, -1.0) for part, v in x.items()})
-
-
-def test_flow_reaches_the_data_distribution():
-    """The exact flow of Gaussian data maps each noise to mean + std noise; Heun's error falls with its square step."""
-    noise = {"video": torch.randn(4, 2, 3, 4, 4, dtype=torch.float64)}
-    target = MEAN + STD * noise["video"]
-    errors = {}
-    for heun, steps in ((False, 100), (True, 50), (True, 100)):
-        result = solve_flow(exact_velocity, noise, shifted_times(steps + 1, 1.0), heun)["video"]
-        errors[heun, steps] = (result - target).abs().max().item()
-    assert errors[False, 100] < 0.05
-    assert errors[True, 100] < 2e-3
-    assert 3 < errors[True, 50] / errors[True, 100] < 5
-
-
-@pytest.mark.parametrize("steps", [50, 77])
-def test_chain_reaches_the_data_distribution(steps):
-    generator = torch.Generator().manual_seed(0)
-
-    def draw():
-        return {"video": torch.randn(64, 4, 2, 8, 8, generator=generator)}
-
-    timesteps = sorted({round(999 * time) for time in shifted_times(steps, 1.0)}, reverse=True)
-    assert len(timesteps) == steps and (timesteps[0], timesteps[-1]) == (999, 0)
-    for fresh in (draw, None):
-        noise = draw()
-        result = walk_chain(exact_noise, noise, timesteps, fresh)["video"]
-        assert abs(result.mean() - MEAN) < 0.03
-        assert abs(result.std() - STD) < 0.06
-    assert (result - MEAN - STD * noise["video"]).abs().max() < 0.2  # DDIM: each noise goes to its own place
-
-
-def test_shifted_times():
-    assert shifted_times(3, 1.0) == [1.0, 0.5, 0.0]
-    assert shifted_times(3, 3.0) == [1.0, 0.75, 0.0]
-    assert shifted_times(1, 1.0) == [1.0]
+def calm(shapes=DECOUPLED, **options):
+    """A model whose output is small, so that no sampler blows it up."""
+    model = tiny_latte(shapes, awake=True, **options)
+    for head in model.final_layer.heads.values():
+        torch.nn.init.normal_(head.weight, std=0.02)
+        torch.nn.init.normal_(head.bias, std=0.02)
+    return model
 
 
 @pytest.mark.parametrize("objective", ["flow", "epsilon"])
@@ -72,14 +41,14 @@ def test_guidance_on_every_channel_inside_the_interval(objective):
 
     with torch.no_grad():
         conditional, unconditional = at(600.0, labels), at(600.0, torch.tensor([3, 3]))
-        guided = guided_prediction(model, x, 600.0, labels, 2.5, (0.2, 0.7))
+        guided = guided_prediction(model, x, dict.fromkeys(x, 600.0), labels, Guidance(2.5, 0.2, 0.7))
         for part in DECOUPLED:
             expected = unconditional.mean[part] + 2.5 * (conditional.mean[part] - unconditional.mean[part])
             torch.testing.assert_close(guided.mean[part], expected, rtol=1e-4, atol=1e-5)
             if objective == "epsilon":  # the variance is not guided
                 torch.testing.assert_close(guided.variance[part], conditional.variance[part], rtol=1e-4, atol=1e-5)
         for timestep in (100.0, 800.0):
-            outside = guided_prediction(model, x, timestep, labels, 2.5, (0.2, 0.7))
+            outside = guided_prediction(model, x, dict.fromkeys(x, timestep), labels, Guidance(2.5, 0.2, 0.7))
             assert all(torch.equal(outside.mean[p], at(timestep, labels).mean[p]) for p in DECOUPLED)
 
 
@@ -92,20 +61,133 @@ def test_no_unconditional_pass_outside_the_interval():
     assert rows == [2, 4, 4, 2]  # at times 1, 0.75, 0.5, 0.25
 
 
-@pytest.mark.parametrize(
-    ("objective", "method"), [("flow", "euler"), ("flow", "heun"), ("epsilon", "ddpm"), ("epsilon", "ddim")]
-)
+@pytest.mark.parametrize("weak_model", [True, False])
+@pytest.mark.parametrize("layout", ["keyframe_first", "channel"])
+def test_guidance_on_the_first_channels_only(layout, weak_model):
+    """Of every stream: in `channel` all parts are one stream, which begins with the keyframe's 6 channels."""
+    model = tiny_latte(awake=True, layout=layout)
+    weak = tiny_latte(awake=True, layout=layout, depth=1) if weak_model else None
+    x, labels, channels = random_latents(DECOUPLED, 2), torch.tensor([0, 2]), 7
+    times = torch.full((2,), 600.0)
+    with torch.no_grad():
+        strong = predict(model, x, times, labels).mean
+        other = (predict(weak, x, times, labels) if weak else predict(model, x, times, torch.tensor([3, 3]))).mean
+        guidance = Guidance(3.0, channels=channels, weak_model=weak)
+        guided = guided_prediction(model, x, dict.fromkeys(x, 600.0), labels, guidance).mean
+    number = {"keyframe": 6, "motion": 1 if layout == "channel" else 2, "residual": 0 if layout == "channel" else 4}
+    for part, n in number.items():
+        expected = strong[part].clone()
+        expected[:, :n] = other[part][:, :n] + 3 * (strong[part][:, :n] - other[part][:, :n])
+        torch.testing.assert_close(guided[part], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_autoguidance_needs_no_dropped_labels_and_a_model_of_the_same_kind():
+    model, weak = calm(label_dropout=0.0), calm(label_dropout=0.0, depth=1)
+    config = SamplerConfig(steps=3, guidance_scale=2.0)
+    guided, again, plain = (
+        next(generate(model, [1], [5], settings, 1, CPU, weak_model=other))["latents"]["motion"]
+        for settings, other in ((config, weak), (config, model), (SamplerConfig(steps=3, guidance_scale=1.0), None))
+    )
+    assert (guided - plain).abs().max() > 1e-3
+    torch.testing.assert_close(again, plain, rtol=1e-4, atol=1e-5)  # away from itself is nowhere
+    for other in (calm(objective="v"), calm(classes=("left", "right")), calm({**DECOUPLED, "motion": (3, 4, 4, 4)})):
+        with pytest.raises(ValueError, match="guiding model has other"):
+            next(generate(model, [1], [5], config, 1, CPU, weak_model=other))
+
+
+@pytest.mark.parametrize(("objective", "method"), METHODS)
 def test_samples_do_not_depend_on_the_batch_size(objective, method):
-    model = tiny_latte(awake=True, objective=objective, layout="channel")
+    model = calm(objective=objective, layout="channel")
     config = SamplerConfig(steps=5, method=method, guidance_scale=2.0)
-    labels, seeds = [0, 1, 2, -1, 0], [11, 12, 13, 14, 15]
-    one, three = (list(generate(model, labels, seeds, config, size, CPU)) for size in (1, 3))
-    assert [(s["index"], s["label"], s["seed"]) for s in three] == [(i, [0, 1, 2, 3, 0][i], 11 + i) for i in range(5)]
-    for a, b in zip(one, three, strict=True):
-        assert {part: tuple(x.shape) for part, x in a["latents"].items()} == DECOUPLED
-        for part in DECOUPLED:
-            torch.testing.assert_close(a["latents"][part], b["latents"][part], rtol=1e-3, atol=1e-3)
+    labels, seeds = [0, 1, 2, -1, 0, 1, 2, 0], list(range(11, 19))
+    one, three, eight = (list(generate(model, labels, seeds, config, size, CPU)) for size in (1, 3, 8))
+    assert [(s["index"], s["seed"]) for s in three] == [(i, 11 + i) for i in range(8)]
+    assert [s["label"] for s in three] == [0, 1, 2, 3, 0, 1, 2, 0]
+    for others in (three, eight):
+        for a, b in zip(one, others, strict=True):
+            assert {part: tuple(x.shape) for part, x in a["latents"].items()} == DECOUPLED
+            for part in DECOUPLED:
+                torch.testing.assert_close(a["latents"][part], b["latents"][part], rtol=1e-4, atol=1e-4)
     assert (three[0]["latents"]["motion"] - three[4]["latents"]["motion"]).abs().max() > 0.1  # another seed
+
+
+@pytest.mark.parametrize(("objective", "method"), METHODS)
+@pytest.mark.parametrize("layout", ["keyframe_first", "tokens"])
+def test_a_given_first_frame(objective, method, layout):
+    """It stays what it is, it is shown to the model as data, and the rest depends on it but not on the batch."""
+    model = calm(objective=objective, layout=layout, clean_keyframe_share=0.5)
+    seen = []
+    model.register_forward_pre_hook(lambda _, args: seen.append((args[0]["keyframe"], args[1])))
+    config = SamplerConfig(steps=3, method=method, guidance_scale=2.0)
+    frames = {"keyframe": random_latents(DECOUPLED, 3, seed=9)["keyframe"]}
+    whole = list(generate(model, [0, 1, 2], [1, 2, 3], config, 3, CPU, first_frame=frames))
+    for clean, times in seen:
+        torch.testing.assert_close(clean[:3], whiten(model, frames)["keyframe"])
+        assert not (times["keyframe"] if isinstance(times, dict) else times).any()
+    assert seen[0][1][model.layout.stream_of("motion")].min() >= 999
+    one = list(generate(model, [0, 1, 2], [1, 2, 3], config, 1, CPU, first_frame=frames))
+    shared = {"keyframe": frames["keyframe"][:1]}
+    same = list(generate(model, [0, 1, 2], [1, 2, 3], config, 2, CPU, first_frame=shared))
+    for row in range(3):
+        assert torch.equal(whole[row]["latents"]["keyframe"], frames["keyframe"][row])
+        assert torch.equal(same[row]["latents"]["keyframe"], frames["keyframe"][0])
+        torch.testing.assert_close(one[row]["latents"]["motion"], whole[row]["latents"]["motion"], rtol=1e-4, atol=1e-4)
+    assert (same[2]["latents"]["motion"] - whole[2]["latents"]["motion"]).abs().max() > 1e-4
+
+
+def test_first_frames_that_do_not_fit_are_refused():
+    frames = {"keyframe": torch.zeros(1, 6, 1, 4, 4)}
+    config = SamplerConfig(steps=2)
+    for model, given, message in (
+        (calm(), frames, "clean_keyframe_share above 0"),
+        (calm(clean_keyframe_share=0.5), {"keyframe": torch.zeros(1, 6, 1, 8, 8)}, "have shape"),
+        (calm(clean_keyframe_share=0.5), {"keyframe": torch.zeros(2, 6, 1, 4, 4)}, "have shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            next(generate(model, [0], [1], config, 1, CPU, first_frame=given))
+
+
+@pytest.mark.parametrize(("objective", "method"), [("flow", "euler"), ("epsilon", "ddpm")])
+def test_the_keyframe_ahead(objective, method):
+    model = calm(objective=objective, independent_times_share=0.5)
+    seen = []
+    model.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+    config = SamplerConfig(steps=4, method=method, guidance_scale=1.0, keyframe_lead=0.5)
+    sample_batch(model, [0], [1], config, CPU)
+    rest = [float(times["motion_residual"]) if isinstance(times, dict) else float(times) for times in seen]
+    first = [float(times["keyframe"]) if isinstance(times, dict) else float(times) for times in seen]
+    noise = 1000 if objective == "flow" else 999
+    assert rest[:3] == [noise] * 3 and rest[3] < noise
+    assert first[0] == noise and first[2:] == [0, 0] and 0 <= first[1] < noise
+
+
+def test_the_callback_sees_every_step():
+    model, seen = calm(), []
+    config = SamplerConfig(steps=3, guidance_scale=2.0)
+    samples = list(generate(model, [0, 1, 2], [1, 2, 3], config, 2, CPU, callback=lambda *step: seen.append(step)))
+    assert [(step, number) for step, number, _ in seen] == [(1, 3), (2, 3), (3, 3)] * 2
+    assert [len(clean["motion"]) for _, _, clean in seen] == [2, 2, 2, 1, 1, 1]
+    for row in range(2):  # the last estimate of Euler's method is the result, in the autoencoder's own scale
+        torch.testing.assert_close(seen[2][2]["residual"][row], samples[row]["latents"]["residual"])
+
+
+def test_noise_from_outside_and_on_the_arc_between_two_seeds():
+    model, config = calm(), SamplerConfig(steps=2)
+    arc = interpolate_noise(model, 4, 9, 5)
+    for part, x in arc.items():
+        a, b = initial_noise(model, 4)[part], initial_noise(model, 9)[part]
+        torch.testing.assert_close(x[:1], a)
+        torch.testing.assert_close(x[4:], b)
+        angle = torch.acos((a * b).sum() / a.norm() / b.norm())
+        torch.testing.assert_close(x[2:3], (a + b) / 2 / torch.cos(angle / 2), rtol=1e-4, atol=1e-5)
+        turned = torch.acos(torch.cosine_similarity((x[1] / a.norm()).flatten(), (a[0] / a.norm()).flatten(), dim=0))
+        assert abs(turned / angle - 0.25) < 0.05  # a quarter of the way, up to the difference of their lengths
+    still = interpolate_noise(model, 4, 4, 3)
+    torch.testing.assert_close(still["motion"], initial_noise(model, 4)["motion"].expand(3, -1, -1, -1, -1))
+    given = list(generate(model, [1] * 5, [0] * 5, config, 2, CPU, noise=arc))
+    for row, seed in ((0, 4), (4, 9)):
+        own = next(generate(model, [1], [seed], config, 1, CPU))
+        torch.testing.assert_close(given[row]["latents"]["motion"], own["latents"]["motion"], rtol=1e-4, atol=1e-4)
 
 
 def test_unconditional_models_and_short_clips():
@@ -119,6 +201,7 @@ def test_unwhiten_inverts_the_whitening():
     model = tiny_latte(PLAIN)  # mean 0.5, std 2
     latents = random_latents(PLAIN, 2)
     torch.testing.assert_close(unwhiten(model, latents)["video"], latents["video"] * 2 + 0.5)
+    torch.testing.assert_close(whiten(model, unwhiten(model, latents)), latents)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +211,11 @@ def test_unwhiten_inverts_the_whitening():
         ({"objective": "epsilon"}, {"method": "heun"}, [0], "sample.method"),
         ({}, {"steps": 0}, [0], "sample.steps"),
         ({}, {"time_shift": 0.0}, [0], "sample.time_shift"),
+        ({"objective": "v"}, {"time_shift": 2.0, "method": "DDIMScheduler"}, [0], "sample.time_shift"),
+        ({}, {"cfg_channels": -1}, [0], "sample.cfg_channels"),
+        ({}, {"keyframe_lead": 0.6}, [0], "sample.keyframe_lead"),
+        ({"clean_keyframe_share": 0.5}, {"keyframe_lead": 0.2}, [0], "independent_times_share above 0"),
+        ({}, {"method": "DDIMScheduler"}, [0], "sample.method"),
         ({"classes": ()}, {"guidance_scale": 2.0}, [-1], "no classes"),
         ({"label_dropout": 0.0}, {"guidance_scale": 2.0}, [0], "label_dropout=0"),
         ({}, {}, [3], "no class has number"),
