@@ -18,6 +18,7 @@ from pipelines.data.clip_dataset import epoch_order
 from pipelines.data.latent_shard import BYTES_PER_VALUE, MEANS_FP16, REMAKE, read_json, sha256, shard_name
 from pipelines.data.prefetch import prefetched
 
+STORED_FP16 = ("mean", "scale", "offset")
 _POSTERIOR = 3  # first word of the seeds of draws from the posterior; clip_dataset.py has 1 and 2
 
 
@@ -183,20 +184,21 @@ class LatentCache:
         return prefetched(prepare())
 
     def _means(self, part: str, positions: Sequence[int]) -> Tensor:
-        means = self._read(f"{part}.mean", positions)
-        if self.storage == MEANS_FP16:
-            scale, offset = (self._read(f"{part}.{name}", positions, of_shard=True) for name in ("scale", "offset"))
-            means = means.float().mul_(rearrange(scale, "b c -> b c 1 1 1")).add_(rearrange(offset, "b c -> b c 1 1 1"))
+        if self.storage != MEANS_FP16:
+            return self._read(f"{part}.mean", positions)
+        means = torch.empty(len(positions), *self.parts[part]["shape"])
+        for mean, position in zip(means, positions, strict=True):  # clip by clip: it stays in the processor's cache
+            number, row = divmod(int(position), self.clips_per_shard)
+            stored = {name: torch.from_numpy(self._shard(number)[f"{part}.{name}"]) for name in STORED_FP16}
+            scale, offset = (rearrange(stored[name], "c -> c 1 1 1") for name in ("scale", "offset"))
+            mean.copy_(stored["mean"][row]).mul_(scale).add_(offset)
         return means
 
-    def _read(self, name: str, positions: Sequence[int], of_shard: bool = False) -> Tensor:
-        """The rows of clips of one stored tensor, or for each clip the whole tensor of its shard: (b, ...), a copy."""
-        found = [self._shard(int(i) // self.clips_per_shard)[name] for i in positions]
-        rows = found if of_shard else [x[int(i) % self.clips_per_shard] for x, i in zip(found, positions, strict=True)]
-        if not rows:
-            like = self._shard(0)[name]
-            return torch.from_numpy(np.empty((0, *like.shape[not of_shard :]), like.dtype))
-        return torch.from_numpy(np.stack(rows))
+    def _read(self, name: str, positions: Sequence[int]) -> Tensor:
+        """The rows of clips in one stored tensor: a copy, (b, ...)."""
+        places = [divmod(int(position), self.clips_per_shard) for position in positions]
+        rows = [self._shard(number)[name][row] for number, row in places]
+        return torch.from_numpy(np.stack(rows) if rows else self._shard(0)[name][:0])
 
     def _shard(self, number: int) -> dict[str, np.ndarray]:
         """The tensors of a shard by name; their pages are read from the disk when they are touched."""
