@@ -35,6 +35,7 @@ class LoopConfig:
     schedule: str = "constant"  # constant or cosine (to zero at the last step)
     clip_grad_norm: float = 1.0  # largest gradient norm per player; 0 = no clipping
     ema_decay: float = 0.999  # decay per step of the averaged weights, lower in the first steps; 0 = no averaging
+    ema_snapshot_every: int = 0  # steps between snapshots for sample.ema_length, each as large as the model; 0 = none
     precision: str = "fp32"  # fp32 or bf16 (autocast; weights stay fp32)
     log_every: int = 10  # steps between two lines of metrics.jsonl
     validate_every: int = 0  # steps between two validations; 0 = at the end only
@@ -50,7 +51,8 @@ class LoopConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be {' or '.join(allowed)}")
         lowest = {"steps": 0, "global_batch_size": 1, "log_every": 1, "keep_checkpoints": 1, "ema_decay": 0, "lr": 0}
         optional = ("micro_batch_size", "warmup_steps", "validate_every", "preview_every", "checkpoint_every")
-        for name, least in (lowest | dict.fromkeys((*optional, "num_workers", "clip_grad_norm"), 0)).items():
+        optional = (*optional, "num_workers", "clip_grad_norm", "ema_snapshot_every")
+        for name, least in (lowest | dict.fromkeys(optional, 0)).items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be {least} or more")
         if self.ema_decay >= 1 or len(self.betas) != 2:
@@ -154,11 +156,10 @@ def train(task: TrainingTask, config: LoopConfig, folder: StageFolder, seed: int
                 progress.add(update_player(task, player, state.optimizers[player], batch, draws, step, lr, config))
 
             # Average the weights.
-            if task.ema_player in updated:
-                state.ema.step(state.ema_parameters)
+            num_done = step + 1
+            state.average(num_done, task.ema_player in updated)
 
             # Report.
-            num_done = step + 1
             is_last = num_done == config.steps
             if num_done % config.log_every == 0 or is_last:
                 progress.report(num_done, lr)

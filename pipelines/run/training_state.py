@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from pipelines.run.checkpoint import load_latest, publish, save_checkpoint
-from pipelines.run.ranks import broadcast
+from pipelines.run.ema_snapshots import LENGTHS, PowerAverages, drop_snapshots
+from pipelines.run.ranks import broadcast, connect
 
 if TYPE_CHECKING:
     from pipelines.run.loop import LoopConfig, TrainingTask
@@ -30,30 +31,48 @@ class TrainingState:
         self.model = task.players[task.ema_player]
         self.ema_parameters = list(self.model.parameters())
         self.ema = EMAModel(self.ema_parameters, decay=config.ema_decay, foreach=True)
+        self.power_averages = PowerAverages(self.ema_parameters) if config.ema_snapshot_every else None
         self.best: float | None = None
         self.running: dict[str, tuple[float, int]] = {}
 
     def resume(self) -> int:
         """Load the newest intact checkpoint; returns the number of finished steps, 0 without one."""
         found = load_latest(self.folder / "checkpoints")
+        if self.power_averages and connect().process_index == 0:
+            done = found.step if found else 0
+            drop_snapshots(self.folder, done, self.config.ema_snapshot_every if done < self.config.steps else 1)
         if found is None:
             return 0
         for name, player in self.task.players.items():
             player.load_state_dict(found.tensors[name])
             _load_optimizer(self.optimizers[name], player, found.tensors.get(f"{name}.optimizer", {}))
         with torch.no_grad():
-            for (name, _), average in zip(self.model.named_parameters(), self.ema.shadow_params, strict=True):
-                average.copy_(found.tensors["ema"][name])
+            for group, averages in self._averages().items():
+                for (name, _), average in zip(self.model.named_parameters(), averages, strict=True):
+                    average.copy_(found.tensors[group][name])
         self.ema.optimization_step = found.state["ema_step"]
         self.best, self.running = found.state["best"], found.state["running"]
         self.task.load_extra_state(found.tensors.get("extra", {}))
         return found.step
 
+    def average(self, num_done: int, updated: bool) -> None:
+        """Take the weights after `num_done` steps into the averages, and write a snapshot of them where one is due."""
+        if updated:
+            self.ema.step(self.ema_parameters)
+        if self.power_averages:
+            self.power_averages.update(self.ema_parameters, num_done)
+            is_due = num_done % self.config.ema_snapshot_every == 0 or num_done == self.config.steps
+            if is_due and connect().process_index == 0:
+                names = [name for name, _ in self.model.named_parameters()]
+                self.power_averages.save(self.folder, names, num_done)
+
     def save(self, step: int) -> None:
         """Publish the averaged weights as last/, then write the checkpoint."""
         self._publish("last")
         names = [name for name, _ in self.model.named_parameters()]
-        tensors: dict[str, dict[str, torch.Tensor]] = {"ema": dict(zip(names, self.ema.shadow_params, strict=True))}
+        tensors: dict[str, dict[str, torch.Tensor]] = {
+            group: dict(zip(names, averages, strict=True)) for group, averages in self._averages().items()
+        }
         for name, player in self.task.players.items():
             tensors[name] = player.state_dict()
             tensors[f"{name}.optimizer"] = _optimizer_tensors(self.optimizers[name], player)
@@ -84,6 +103,13 @@ class TrainingState:
         finally:
             self.ema.restore(self.ema_parameters)
             self.model.train()
+
+    def _averages(self) -> dict[str, list[torch.Tensor]]:
+        """Every running average of the weights, by the name of its file in the checkpoint."""
+        powers = self.power_averages.averages if self.power_averages else []
+        return {"ema": self.ema.shadow_params} | {
+            f"ema_{length:g}": own for length, own in zip(LENGTHS, powers, strict=False)
+        }
 
     def _publish(self, name: str) -> None:
         with self.averaged_weights() as model:
