@@ -49,9 +49,13 @@ class LatteArchitecture(LatteConfig):
 
     @staticmethod
     def build(config: LatteConfig, parts: Mapping[str, Mapping], classes: Sequence[str]) -> "LatteArchitecture":
-        """`parts`: {part: {"shape": [c, t, h, w], "mean": [c], "std": [c]}}, as in the metadata of the latent cache;
-        fields that a subclass of LatteConfig adds are no part of the architecture."""
-        known = {part: {key: list(entry[key]) for key in ("shape", "mean", "std")} for part, entry in parts.items()}
+        """`parts`: {part: {"shape": [c, t, h, w], "mean": [c], "std": [c]}}, as in the metadata of the latent cache,
+        with "rgb", its probe for previews, where there is one; fields of a subclass are no part of the architecture."""
+        known: dict[str, dict] = {
+            part: {key: list(entry[key]) for key in ("shape", "mean", "std")} for part, entry in parts.items()
+        }
+        for part in (part for part in parts if "rgb" in parts[part]):
+            known[part]["rgb"] = dict(parts[part]["rgb"])
         options = {option.name: getattr(config, option.name) for option in fields(LatteConfig)}
         return LatteArchitecture(**options, parts=known, classes=list(classes))
 

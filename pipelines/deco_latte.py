@@ -5,6 +5,7 @@ videos = DecoLattePipeline.from_pretrained("runs/demo/export/package")(["MoveLef
 """
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -52,7 +53,7 @@ class DecoLattePipeline(DiffusionPipeline):
     transformer: Any  # what `register_modules` sets
     vae: Any
     scheduler: Any
-    model_cpu_offload_seq = "transformer->vae"
+    model_cpu_offload_seq: Any = "transformer->vae"
     _callback_tensor_inputs = ["latents"]
 
     def __init__(
@@ -107,7 +108,7 @@ class DecoLattePipeline(DiffusionPipeline):
         clean = self._denoise(
             numbers,
             self._generators(generator, len(numbers)),
-            self.config.sampling["steps"] if num_inference_steps is None else num_inference_steps,
+            self.config["sampling"]["steps"] if num_inference_steps is None else num_inference_steps,
             guidance,
             latents,
             whiten(self.transformer, first_frame),
@@ -163,7 +164,7 @@ class DecoLattePipeline(DiffusionPipeline):
         return [label if isinstance(label, int) else self.labels[label] for label in wanted]
 
     def _guidance(self, scale: float | None, interval: tuple[float, float] | None) -> Guidance:
-        sampling, options = self.config.sampling, self.transformer.architecture
+        sampling, options = self.config["sampling"], self.transformer.architecture
         scale = sampling["guidance_scale"] if scale is None else scale
         if scale != 1 and not (options.classes and options.label_dropout):
             raise ValueError(
@@ -212,7 +213,7 @@ class DecoLattePipeline(DiffusionPipeline):
 
     # ------------------------------------------------------------------ saving
 
-    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **options: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *arguments: Any, **options: Any) -> None:
         """As in diffusers; a pipeline whose code came with its weights takes the code along.
 
         Raises ValueError for push_to_hub of such a pipeline: save it first.
@@ -224,9 +225,9 @@ class DecoLattePipeline(DiffusionPipeline):
             for name, module in modules.items()
             if module.__name__.startswith(CODE_FOLDER)
         }
-        if push_to_hub and files:
+        if options.get("push_to_hub") and files:
             raise ValueError("push_to_hub would leave the code behind: save the pipeline, then upload that folder")
-        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **options)
+        super().save_pretrained(save_directory, *arguments, **options)
         name_sources(Path(save_directory), files)
 
 

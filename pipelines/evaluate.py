@@ -34,7 +34,8 @@ from pipelines.prepare_data import open_index
 from pipelines.run.folder import StageFolder, resolve_model, write_json
 from pipelines.run.ranks import choose_device
 from pipelines.run.stage import main, select
-from pipelines.sample import model_paths, read_samples, sample_folder
+from pipelines.sample import model_paths, sample_folder
+from pipelines.sampling.sample_files import read_samples
 from pipelines.train_motion import index_input
 from pipelines.train_vae import run_path
 from vae.interface import VideoAutoencoder

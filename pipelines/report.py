@@ -43,7 +43,8 @@ from pipelines.run.config import to_yaml
 from pipelines.run.folder import StageFolder, write_json, write_text
 from pipelines.run.ranks import choose_device
 from pipelines.run.stage import main, select
-from pipelines.sample import model_paths, read_samples, sample_folder
+from pipelines.sample import model_paths, sample_folder
+from pipelines.sampling.sample_files import read_samples
 from pipelines.train_vae import run_path
 from vae.registry import load_autoencoder
 

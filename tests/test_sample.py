@@ -1,0 +1,198 @@
+"""The stage `sample`: shared among processes, first frames, interpolation, previews, a guiding model."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_latte import architecture, tiny_latte
+from tiny_vae import tiny_vae
+from torch import Tensor
+
+from latte.latte import Latte
+from pipelines import sample
+from pipelines.data.video_file import read_video, to_float, to_uint8, write_video
+from pipelines.experiment import Experiment
+from pipelines.run.config import load_config
+from pipelines.sampling.first_frame import choose_first_frames, read_first_frame
+from pipelines.sampling.plan import plan_samples
+
+ROOT = Path(__file__).resolve().parents[1]
+NANO = ROOT / "tests" / "nano.yaml"
+CLIP = (9, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """A tiny autoencoder, a Latte that knows clean keyframes, a weaker one, and one with a probe for previews."""
+    folder = tmp_path_factory.mktemp("models")
+    autoencoder = tiny_vae("default")
+    shapes = autoencoder.latent_shapes(CLIP)
+    autoencoder.save_pretrained(folder / "vae")
+    model = tiny_latte(shapes, awake=True, clean_keyframe_share=0.3)
+    for parameter in model.parameters():
+        parameter.data.mul_(0.5)
+    model.save_pretrained(folder / "latte")
+    probed = architecture(shapes, clean_keyframe_share=0.3)
+    for part, entry in probed["parts"].items():
+        c, t, _, _ = entry["shape"]
+        probe = {"weight": np.full((3, c), 0.1).tolist(), "bias": [0.0, 0.0, 0.0]}
+        entry["rgb"] = {"times": 3, ("first" if part == "keyframe" else "rest"): probe}
+    Latte(probed).save_pretrained(folder / "probed")
+    for parameter in model.parameters():
+        parameter.data.mul_(0.9)
+    model.save_pretrained(folder / "weaker")
+    return folder
+
+
+@pytest.fixture
+def configure(models: Path, tmp_path: Path):
+    def load(*arguments: str) -> Experiment:
+        own = [f"run.root={tmp_path}", f"sample.vae={models / 'vae'}", f"sample.latte={models / 'latte'}"]
+        own += ["sample.save=[lossless]", "sample.steps=3", "sample.classes=[up,0]"]
+        return load_config(Experiment, [str(NANO), *own, *arguments], NANO)
+
+    return load
+
+
+def videos(config: Experiment) -> dict[str, Tensor]:
+    folder = sample.sample_folder(config)
+    plan = json.loads((folder / "samples.json").read_text())
+    return {entry["name"]: load_file(folder / "lossless" / f"{entry['name']}.safetensors")["video"] for entry in plan}
+
+
+def difference(one: Tensor, other: Tensor) -> int:
+    return int((one.int() - other.int()).abs().max())
+
+
+def test_processes_share_the_videos_and_change_none(configure, models: Path) -> None:
+    alone, shared = configure("run.name=alone"), configure("run.name=shared")
+    sample.run(alone)
+    arguments = ["run.name=shared", f"run.root={shared.run.root}", "sample.save=[lossless]", "sample.steps=3"]
+    arguments += [f"sample.vae={models / 'vae'}", f"sample.latte={models / 'latte'}", "sample.classes=[up,0]"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["pipelines/sample.py", str(NANO), *arguments, "sample.batch_size=1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = videos(alone), videos(shared)
+    assert list(ours) == list(theirs) == ["00000-up", "00001-up", "00002-left", "00003-left"]
+    assert max(difference(ours[name], theirs[name]) for name in ours) <= 1
+    assert (sample.sample_folder(shared) / "grid.gif").exists()
+
+
+def test_a_video_depends_on_class_and_seed_and_not_on_order(configure) -> None:
+    first, second = configure(), configure("sample.classes=[left]", "sample.seed=3", "sample.per_class=1")
+    for config in (first, second):
+        sample.run(config)
+    assert sample.set_name(first) != sample.set_name(second)
+    assert difference(videos(first)["00003-left"], videos(second)["00000-left"]) <= 1
+
+
+def test_only_one_batch_is_in_memory(configure, models: Path) -> None:
+    """Thousands of videos: the generator has read no further than the batch that it gives."""
+    config = configure("sample.batch_size=2", "sample.per_class=1000", "sample.steps=1")
+    model, vae = (sample.load_latte(models / "latte", torch.device("cpu")), tiny_vae("default").eval())
+    plan = plan_samples(config, model)
+    assert len(plan) == 2000 and len({entry["name"] for entry in plan}) == 2000
+    steps: list[int] = []
+    generated = sample.generate_videos(
+        model, vae, plan, config, torch.device("cpu"), callback=lambda step, num_steps, clean: steps.append(step)
+    )
+    for taken, batches in ((1, 1), (2, 1), (3, 2)):
+        assert next(generated).shape == (9, 32, 32, 3)
+        assert len(steps) == batches, f"{taken} videos taken"
+
+
+def test_a_given_first_frame_is_the_reconstruction_of_the_picture(configure, models: Path, tmp_path: Path, make_video):
+    frames = make_video(3, 40, 56)
+    write_video(tmp_path / "clip.mp4", frames, 8)
+    config = configure(f"sample.first_frame={tmp_path / 'clip.mp4'}", "sample.per_class=1")
+    sample.run(config)
+    frame = read_first_frame(tmp_path / "clip.mp4", 32)
+    assert frame.shape == (32, 32, 3)
+    vae = sample.load_autoencoder(models / "vae")
+    with torch.no_grad():
+        expected = to_uint8(vae.reconstruct(to_float(frame[None])[None])[0])[0]
+    made = videos(config)
+    for video in made.values():
+        assert difference(video[0], expected) <= 1
+    assert difference(*[video[1:] for video in made.values()]) > 1, "another class moves in another way"
+    with pytest.raises(ValueError, match="no image or video"):
+        sample.run(configure("sample.first_frame=nowhere"))
+
+
+def test_first_frames_of_a_folder_go_to_the_videos_of_their_class(tmp_path: Path, make_video) -> None:
+    for place, name in enumerate(["left/b.png", "left/a.png", "up/c.png", "notes.txt"]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        if name.endswith("png"):
+            Image.fromarray(make_video(1, 20, 30, seed=place)[0].numpy()).save(tmp_path / name)
+        else:
+            (tmp_path / name).write_text("none")
+    chosen = choose_first_frames(str(tmp_path), ["left", "up", "left", "left", "right", "up"])
+    names = [str(file.relative_to(tmp_path)) for file in chosen]
+    assert names == ["left/a.png", "up/c.png", "left/b.png", "left/a.png", "left/a.png", "up/c.png"]
+    frame = read_first_frame(tmp_path / "left/a.png", 20)
+    torch.testing.assert_close(frame, make_video(1, 20, 30, seed=1)[0][:, 5:25])
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="broken.png cannot be read as an image"):
+        read_first_frame(tmp_path / "broken.png", 20)
+
+
+def test_an_interpolation_begins_at_one_seed_and_ends_at_the_other(configure) -> None:
+    arc = configure("sample.interpolate=[7,8]", "sample.per_class=3", "sample.classes=[up]", "sample.batch_size=2")
+    ends = configure("sample.seed=7", "sample.per_class=2", "sample.classes=[up]")
+    for config in (arc, ends):
+        sample.run(config)
+    first, middle, last = videos(arc).values()
+    start, end = videos(ends).values()
+    assert difference(first, start) <= 1 and difference(last, end) <= 1
+    assert min(difference(middle, first), difference(middle, last)) > 1
+    assert sample.set_name(arc).startswith("interpolation-")
+    with pytest.raises(ValueError, match="holds 1 seeds, but must hold two"):
+        configure("sample.interpolate=[7]")
+
+
+def test_previews_are_drawn_without_decoding(configure, models: Path) -> None:
+    config = configure("sample.preview_every=2", f"sample.latte={models / 'probed'}", "sample.batch_size=3")
+    sample.run(config)
+    folder = sample.sample_folder(config) / "previews"
+    assert sorted(file.name for file in folder.iterdir()) == ["step-00002.gif", "step-00003.gif"]
+    with Image.open(folder / "step-00003.gif") as picture:
+        assert picture.n_frames == 3 and picture.size[0] > 3 * 16
+    without = configure("sample.preview_every=2")
+    with pytest.raises(ValueError, match="no latent-to-RGB probe.*cache_latents"):
+        sample.run(without)
+    assert sample.set_name(without) == sample.set_name(configure()), "previews change no video"
+
+
+def test_a_weaker_model_guides(configure, models: Path) -> None:
+    plain = configure("sample.per_class=1")
+    guided = configure("sample.per_class=1", f"sample.guide={models / 'weaker'}")
+    itself = configure("sample.per_class=1", f"sample.guide={models / 'latte'}")
+    unguided = configure("sample.per_class=1", "sample.guidance_scale=1")
+    for config in (guided, itself, unguided):
+        sample.run(config)
+    assert len({sample.set_name(config) for config in (plain, guided, itself)}) == 3
+    for name, video in videos(unguided).items():
+        assert difference(videos(itself)[name], video) <= 1, "away from itself is nowhere"
+        assert difference(videos(guided)[name], video) > 1
+
+
+def test_a_set_is_completed_and_formats_are_added(configure) -> None:
+    config = configure("sample.per_class=1")
+    sample.run(config)
+    kept = videos(config)
+    (sample.sample_folder(config) / "lossless" / "00001-left.safetensors").unlink()
+    more = replace(config, sample=replace(config.sample, save=("mp4", "lossless")))
+    sample.run(more)
+    assert all(torch.equal(video, kept[name]) for name, video in videos(config).items())
+    mp4 = read_video(sample.sample_folder(config) / "mp4" / "00001-left.mp4")
+    assert mp4.shape == kept["00001-left"].shape
