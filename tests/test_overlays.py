@@ -1,7 +1,7 @@
 """Presets and overlays: the paper's numbers, controls that match what they claim to match, and 50 steps of each."""
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +9,9 @@ import pytest
 import torch
 from tiny_vae import clip
 
+from latte.config import LatteArchitecture, LatteConfig
+from latte.latte import Latte
+from latte.sampler import SamplerConfig
 from pipelines.experiment import Experiment
 from pipelines.run.config import load_config
 from pipelines.run.random_keys import Draws
@@ -26,6 +29,7 @@ NAMES = (
     *("concat", "plain_vae", "no_adaptation", "freeze_and_train", "freeze_only", "train_only", "neither", "paper"),
     *("rate_matched", "open_loop", "no_context", "repeat", "first_frame_latent"),
 )
+LATTE_NAMES = ("latte_parity", "modern", "image_to_video")
 NAMES_PER_BASE = ("plain_equal_latents", "plain_equal_parameters", "no_motion")  # they hold numbers of their base
 CELLS = ("freeze_and_train", "freeze_only", "train_only", "neither")
 TINY = """
@@ -103,7 +107,7 @@ def widths_for(config, latent_channels):
 
 
 def test_all_overlays_are_there():
-    assert {path.stem for path in OVERLAYS.glob("*.yaml")} == set(NAMES)
+    assert {path.stem for path in OVERLAYS.glob("*.yaml")} == {*NAMES, *LATTE_NAMES}
     for folder in (path for path in OVERLAYS.iterdir() if path.is_dir()):
         assert folder.name in BASES
     for base in BASES:
@@ -114,7 +118,8 @@ def test_overlays_are_short_and_say_what_they_are():
     for path in OVERLAYS.rglob("*.yaml"):
         lines = path.read_text().splitlines()
         assert len(lines) <= 12, path
-        assert lines[0].startswith("# python pipelines/train_vae.py "), path
+        stage = "train_latte" if path.stem in LATTE_NAMES else "train_vae"
+        assert lines[0].startswith(f"# python pipelines/{stage}.py "), path
         assert f" {path.relative_to(CONFIGS.parent)} " in lines[0], f"the command in {path} names another file"
         assert lines[1].startswith("# "), path
 
@@ -128,6 +133,27 @@ def test_every_overlay_fits_every_base(base):
         assert replace(config, vae=before.vae) == before, f"{name} changes more than the autoencoder"
         shapes = build(config).latent_shapes(clip_shape(config))
         assert all(math.prod(shape) > 0 for shape in shapes.values()), name
+
+
+@every_base
+@pytest.mark.parametrize("name", LATTE_NAMES)
+def test_overlays_of_latte(base, name):
+    """They change Latte and the sampler only, build a model for the base's latents, and the sampler fits it."""
+    before, config = load(base), load(base, name)
+    assert replace(config, latte=before.latte, sample=before.sample) == before
+    assert config.latte != before.latte
+    shapes = build(config).latent_shapes(clip_shape(config))
+    parts = {
+        part: {"shape": shape, "mean": [0.0] * shape[0], "std": [1.0] * shape[0]} for part, shape in shapes.items()
+    }
+    options = {field.name: getattr(config.latte, field.name) for field in fields(LatteConfig)}
+    with torch.device("meta"):
+        model = Latte(asdict(LatteArchitecture.build(LatteConfig(**options), parts, ["walk", "run"])))
+    settings = SamplerConfig(**{field.name: getattr(config.sample, field.name) for field in fields(SamplerConfig)})
+    expected = {"latte_parity": "ddpm", "modern": "heun", "image_to_video": "euler"}
+    assert settings.method_for(model) == expected[name]
+    assert model.predicts_variance == (name == "latte_parity")
+    assert len(model.layout.streams) == (1 if name == "latte_parity" else 2)
 
 
 @every_base
