@@ -186,9 +186,12 @@ def encode(vae: VideoAutoencoder, video: torch.Tensor, precision: str) -> Encode
 
 def stack(clips: Sequence[EncodedClip]) -> EncodedClip:
     """Clips of a shard as one batch."""
-    parts = clips[0][0]
-    moments = {part: tuple(torch.cat([clip[part][k] for clip, _ in clips]) for k in range(2)) for part in parts}
-    return moments, torch.cat([rgb for _, rgb in clips])
+
+    def both(part: str) -> tuple[torch.Tensor, torch.Tensor]:
+        means, logvars = zip(*(moments[part] for moments, _ in clips), strict=True)
+        return torch.cat(means), torch.cat(logvars)
+
+    return {part: both(part) for part in clips[0][0]}, torch.cat([rgb for _, rgb in clips])
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

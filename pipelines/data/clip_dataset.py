@@ -160,9 +160,9 @@ class FixedClips(Dataset):
             raise IndexError(i)
         clip = self.describe(i)
         frames_used = range(clip["start"], clip["start"] + self.config.clip_span, self.config.frame_stride)
-        if self._window != (clip["path"], frames_used):
-            self._frames = self.files.frames(self.entries[i // self.clips_per_file], frames_used)
-            self._window = (clip["path"], frames_used)
+        entry = self.entries[i // self.clips_per_file]
+        if self._window != (entry.path, frames_used):
+            self._frames, self._window = self.files.frames(entry, frames_used), (entry.path, frames_used)
         frames = crop(self._frames, self.config.resolution, clip["place"], clip["place"])
         if clip["mirrored"]:
             frames = frames.flip(dims=[2])
