@@ -147,7 +147,7 @@ def generate_videos(
     num_steps, clean): at every step of a batch, with estimates of its latents.
     """
     settings, size, seeds = sampler_settings(config), config.sample.batch_size, config.sample.interpolate
-    arc = interpolate_noise(model, *seeds, config.sample.per_class) if seeds else {}
+    arc = interpolate_noise(model, seeds[0], seeds[1], config.sample.per_class) if seeds else {}
     for start in range(0, len(plan), size):
         batch = plan[start : start + size]
         with autocast(device, config.sample.precision):  # closed before the yield: it must not reach the caller

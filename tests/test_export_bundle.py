@@ -101,7 +101,10 @@ def test_two_meanings_of_one_name_are_refused(monkeypatch, tmp_path) -> None:
         "from vae.one import one\nSIZE = 2\n\n# why\ndef two(x: 'int') -> int:\n    return one() + SIZE\n"
     )
     monkeypatch.setattr(bundler, "SOURCE", tmp_path)
+    (tmp_path / "vae" / "three.py").write_text("THREE = {1}\nTHREE |= {3}\n")
     bundler.read_module.cache_clear()
+    with pytest.raises(AssertionError, match="vae.three, line 2 cannot be bundled"):
+        bundle("vae.three", "THREE", "")
     assert "# why\ndef two(x" not in bundle("vae.one", "one", "")
     with pytest.raises(AssertionError, match=r"vae.two and vae.one both define SIZE"):
         bundle("vae.two", "two", "")

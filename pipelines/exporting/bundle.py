@@ -43,6 +43,7 @@ class Module:
     ours: dict[str, tuple[str, str]] = field(default_factory=dict)  # local name -> (module, name there)
     others: dict[str, str] = field(default_factory=dict)  # local name -> import statement
     imported: list[str] = field(default_factory=list)  # our modules, in order
+    cannot: str = ""  # the place of a statement that no bundle can hold
 
 
 def bundle(module: str, name: str, title: str) -> str:
@@ -90,7 +91,7 @@ def requirements(texts: list[str]) -> list[str]:
 
 @cache
 def read_module(name: str) -> Module:
-    """Parse a module of ours; only imports, definitions, assignments and docstrings stand at its top level."""
+    """Parse a module of ours; a bundle holds imports, definitions and plain assignments."""
     text = (SOURCE / name.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
     module, lines = Module(), text.splitlines()
     for node in ast.parse(text).body:
@@ -105,7 +106,8 @@ def read_module(name: str) -> Module:
         else:
             is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
             is_main = isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
-            assert is_docstring or is_main, f"{name}:{node.lineno} cannot be bundled"
+            if not is_docstring and not is_main:
+                module.cannot = f"{name}, line {node.lineno}"
     return module
 
 
@@ -160,6 +162,7 @@ def _reach(
         definition = source.definitions[name]
         if is_mention and definition.is_block:
             return
+        assert not source.cannot, f"{source.cannot} cannot be bundled"
         needed.setdefault(module, set()).add(name)
         for read in definition.reads:
             _reach(module, read, needed, imports)
