@@ -148,8 +148,9 @@ def videos_of(clips: list[dict[str, Any]]) -> list[torch.Tensor]:
 
 def encode_clips(vae: VideoAutoencoder, videos: Iterator[torch.Tensor], precision: str) -> Iterator[EncodedClip]:
     """What the cache stores of each clip, in order: clips by themselves, on a CPU as many at once as it has threads."""
-    num_threads = torch.get_num_threads() if vae.device.type == "cpu" else 1
-    with one_thread_each(num_threads) as pool:
+    on_cpu = vae.device.type == "cpu"
+    num_threads = torch.get_num_threads() if on_cpu else 1
+    with one_thread_each(num_threads) if on_cpu else ThreadPoolExecutor(1) as pool:
         waiting: deque[Future[EncodedClip]] = deque()
         for video in videos:
             waiting.append(pool.submit(encode, vae, video, precision))
