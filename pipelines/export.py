@@ -6,6 +6,8 @@ anybody with diffusers), each with a model card. In Python: `pipelines.deco_latt
 
 from pathlib import Path
 
+import torch
+
 from latte.latte import Latte
 from latte.sampler import SamplerConfig
 from pipelines.deco_latte import DecoLattePipeline, name_sources
@@ -16,7 +18,7 @@ from pipelines.exporting.schedulers import build_scheduler
 from pipelines.run.checkpoint import hash_folder, publish
 from pipelines.run.folder import StageFolder
 from pipelines.run.stage import main, select
-from pipelines.sample import model_paths, sampler_settings
+from pipelines.sample import load_latte, model_paths, sampler_settings
 from pipelines.train_vae import run_path
 from vae.registry import load_autoencoder
 
@@ -34,7 +36,8 @@ def run(config: Experiment) -> None:
     inputs = {name: {"path": str(path), "hash": hash_folder(path)} for name, path in models.items()}
     stage = StageFolder(config.run.root, config.run.name, STAGE)
     with stage.open(select(config, ("sample", "export", "run")), may_change=("*",)):
-        pipeline = build_pipeline(latte_path, vae_path, sampler_settings(config))
+        model = load_latte(latte_path, torch.device("cpu"), config.sample.ema_length)
+        pipeline = build_pipeline(model, vae_path, sampler_settings(config))
         for layout in LAYOUTS:
             publish(
                 target / layout, lambda folder, layout=layout: write_layout(pipeline, folder, layout, config, inputs)
@@ -49,9 +52,8 @@ def check_may_replace(folder: Path) -> None:
         raise ValueError(f"{folder} holds other files and would be replaced: choose another export.folder")
 
 
-def build_pipeline(latte_path: Path, vae_path: Path, settings: SamplerConfig) -> DecoLattePipeline:
-    """The pipeline of two `save_pretrained` folders, which samples with `settings` where a call says nothing else."""
-    model = Latte.from_pretrained(latte_path, use_safetensors=True, low_cpu_mem_usage=False).eval()
+def build_pipeline(model: Latte, vae_path: Path, settings: SamplerConfig) -> DecoLattePipeline:
+    """The pipeline of a model and an autoencoder's folder, which samples with `settings` where a call says nothing."""
     sampling = {
         "steps": settings.steps,
         "guidance_scale": settings.guidance_scale,

@@ -21,6 +21,7 @@ from pipelines import sample
 from pipelines.data.video_file import read_video, to_float, to_uint8, write_video
 from pipelines.experiment import Experiment
 from pipelines.run.config import load_config
+from pipelines.run.ema_snapshots import PowerAverages
 from pipelines.sampling.first_frame import choose_first_frames, read_first_frame
 from pipelines.sampling.plan import plan_samples
 
@@ -196,3 +197,19 @@ def test_a_set_is_completed_and_formats_are_added(configure) -> None:
     assert all(torch.equal(video, kept[name]) for name, video in videos(config).items())
     mp4 = read_video(sample.sample_folder(config) / "mp4" / "00001-left.mp4")
     assert mp4.shape == kept["00001-left"].shape
+
+
+def test_averaged_weights_of_another_length_are_taken_from_snapshots(configure, models: Path, tmp_path: Path) -> None:
+    stage = tmp_path / "other" / "train_latte"
+    model = sample.load_latte(models / "latte", torch.device("cpu"))
+    model.save_pretrained(stage / "last")
+    with pytest.raises(ValueError, match="no snapshots of averaged weights"):
+        sample.load_latte(stage / "last", torch.device("cpu"), 0.15)
+    names = [name for name, _ in model.named_parameters()]
+    averages = PowerAverages(list(model.parameters()))
+    averages.save(stage, names, 10)
+    still = sample.load_latte(stage / "last", torch.device("cpu"), 0.15)
+    for name, parameter in still.named_parameters():  # nothing moved; snapshots are stored in fp16
+        torch.testing.assert_close(parameter, model.get_parameter(name), rtol=1e-3, atol=1e-5)
+    short, long = (configure(f"sample.ema_length={length}") for length in (0.05, 0.1))
+    assert sample.set_name(short) != sample.set_name(long)
