@@ -30,6 +30,7 @@ from pipelines.sampling.first_frame import encode_first_frame, frame_size
 Generators = torch.Generator | list[torch.Generator] | None
 Callback = Callable[..., dict[str, Any] | None]
 DATA_TIME = -1.0  # timestep of what is given: no noise
+FLOAT32_MODULES = ("time_embedding", "modulation", "final_layer")  # of Latte: they run outside autocast
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 SAMPLING = {"steps": 50, "guidance_scale": 1.0, "guidance_low": 0.0, "guidance_high": 1.0}
 CODE_FOLDER = "diffusers_modules"  # the package into which diffusers copies code that comes with weights
@@ -104,18 +105,14 @@ class DecoLattePipeline(DiffusionPipeline):
         check_names("callback_on_step_end_tensor_inputs", callback_on_step_end_tensor_inputs, ["latents"])
         numbers = [number for number in self.get_label_ids(class_labels) for _ in range(num_videos_per_label)]
         guidance = self._guidance(guidance_scale, guidance_interval)
-        first_frame = {} if image is None else self._encode_image(image, len(numbers))
-        clean = self._denoise(
-            numbers,
-            self._generators(generator, len(numbers)),
-            self.config["sampling"]["steps"] if num_inference_steps is None else num_inference_steps,
-            guidance,
-            latents,
-            whiten(self.transformer, first_frame),
-            callback_on_step_end,
-        )
-        clean = unwhiten(self.transformer, clean) | first_frame
-        frames = clean if output_type == "latent" else self._decode(clean, output_type)
+        generators = self._generators(generator, len(numbers))
+        steps = self.config["sampling"]["steps"] if num_inference_steps is None else num_inference_steps
+        with self._autocast():
+            first_frame = {} if image is None else self._encode_image(image, len(numbers))
+            given = whiten(self.transformer, first_frame)
+            clean = self._denoise(numbers, generators, steps, guidance, latents, given, callback_on_step_end)
+            clean = unwhiten(self.transformer, clean) | first_frame
+            frames = clean if output_type == "latent" else self._decode(clean, output_type)
         self.maybe_free_model_hooks()
         return DecoLattePipelineOutput(frames) if return_dict else (frames,)
 
@@ -162,6 +159,16 @@ class DecoLattePipeline(DiffusionPipeline):
             known = ", ".join(list(self.labels)[:10]) + (" ..." if len(self.labels) > 10 else "")
             raise ValueError(f"class_labels names {unknown}, but the classes are {known or 'none: leave it out'}")
         return [label if isinstance(label, int) else self.labels[label] for label in wanted]
+
+    def _autocast(self) -> torch.autocast:
+        """Half precision for weights that were loaded or moved so; what Latte computes in float32 stays float32."""
+        dtype = next(self.transformer.patch_embeddings.parameters()).dtype
+        is_half = dtype in (torch.bfloat16, torch.float16)
+        if is_half:
+            for name, module in self.transformer.named_modules():
+                if name.split(".")[-1] in FLOAT32_MODULES:
+                    module.float()
+        return torch.autocast(self._execution_device.type, dtype if is_half else None, enabled=is_half)
 
     def _guidance(self, scale: float | None, interval: tuple[float, float] | None) -> Guidance:
         sampling, options = self.config["sampling"], self.transformer.architecture
