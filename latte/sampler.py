@@ -72,9 +72,8 @@ class SamplerConfig:
 
     def _check_guidance(self, model: Latte, weak_model: Latte | None) -> None:
         if weak_model:
-            ours, theirs = model.architecture, weak_model.architecture
-            for name in ("objective", "zero_terminal_snr", "classes", "parts"):
-                if getattr(ours, name) != getattr(theirs, name):
+            for name, value in _predicted_from(model).items():
+                if value != _predicted_from(weak_model)[name]:
                     raise ValueError(
                         f"the guiding model has other {name} than the model: use one trained on the same cache."
                     )
@@ -243,6 +242,14 @@ def unwhiten(model: Latte, latents: Parts) -> Parts:
     """Undo the cache's whitening: x std + mean per channel of each part (b, c, t, h, w); float32 on the CPU."""
     statistics = {part: _statistics(model, part) for part in latents}
     return {part: x.float().cpu() * statistics[part][1] + statistics[part][0] for part, x in latents.items()}
+
+
+def _predicted_from(model: Latte) -> dict[str, object]:
+    """What two models must share for the difference of their predictions to mean anything."""
+    options = model.architecture
+    parts = {part: [list(own[key]) for key in ("shape", "mean", "std")] for part, own in options.parts.items()}
+    noise = (options.objective, options.zero_terminal_snr)
+    return {"objective": noise, "classes": list(options.classes), "latent parts": parts}
 
 
 def _statistics(model: Latte, part: str) -> tuple[Tensor, Tensor]:
