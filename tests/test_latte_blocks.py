@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_latte import DECOUPLED, PLAIN, random_latents, tiny_latte
 from torch.nn.functional import silu
 
-from latte.blocks import build_mlp
+from latte.blocks import ModulatedNorm, build_mlp
 from latte.config import SIZES, LatteArchitecture, LatteConfig
 from latte.embeddings import rotate, rotation_angles
 from latte.latte import Latte
@@ -86,6 +86,21 @@ def test_the_keyframe_and_the_parts_that_follow_it_are_rotated_by_their_latent_t
     torch.testing.assert_close(rotations["both"], cos_sin(expected[[0, 5, 6]]).flatten(1, 2))
     torch.testing.assert_close(rotations["time"], cos_sin(expected[[0, 5, 6], 0]))
     torch.testing.assert_close(tiny_latte(shapes, positions="rope").rotation, cos_sin(expected[:1]))
+
+
+@pytest.mark.parametrize("rows", [(1, 1), (2, 1), (1, 3), (2, 3)], ids=str)
+def test_modulated_norm_follows_the_formula(rows):
+    """One row for all tokens takes another way through the library than rows of samples or frames."""
+    torch.manual_seed(0)
+    x = torch.randn(rows[0], 3, 5, 8, dtype=torch.float64, requires_grad=True)
+    shift, scale = (torch.randn(*rows, 1, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    normal = (x - x.mean(3, keepdim=True)) / (x.var(3, keepdim=True, unbiased=False) + 1e-6).sqrt()
+    expected = normal * (1 + scale) + shift
+    actual = ModulatedNorm(8)(x, shift, scale)
+    torch.testing.assert_close(actual, expected)
+    inputs, seed = (x, shift, scale), torch.randn_like(x)
+    for ours, theirs in zip(*(torch.autograd.grad(y, inputs, seed) for y in (actual, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_gated_mlp_follows_the_formula():
