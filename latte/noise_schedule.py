@@ -15,8 +15,8 @@ BETA_FIRST, BETA_LAST = 1e-4, 0.02  # DDPM's linear betas
 
 
 @cache
-def signal_levels(zero_terminal_snr: bool = False) -> Tensor:
-    """DDPM's cumulative alphas, 1000 linear betas, fp64 (1001,) on the CPU: entry t + 1 is step t, entry 0 is data.
+def signal_levels(zero_terminal_snr: bool = False, device: torch.device | None = None) -> Tensor:
+    """DDPM's cumulative alphas, 1000 linear betas, fp64 (1001,): entry t + 1 is step t, entry 0 is data.
 
     `zero_terminal_snr`: their square roots are shifted and scaled so that the last is 0 and the first stays (Lin et
     al. 2024, Algorithm 1).
@@ -26,7 +26,7 @@ def signal_levels(zero_terminal_snr: bool = False) -> Tensor:
     if zero_terminal_snr:
         root = levels.sqrt()
         levels = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
-    return torch.cat([torch.ones(1, dtype=torch.float64), levels])
+    return torch.cat([torch.ones(1, dtype=torch.float64), levels]).to(device)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Level:
         if objective == "flow":
             time = (timestep.float() / NUM_TIMESTEPS).clamp(min=0)
             return Level(spread(1 - time), spread(time))
-        alpha = signal_levels(zero_terminal_snr).to(timestep.device)[timestep.long() + 1]
+        alpha = signal_levels(zero_terminal_snr, timestep.device)[timestep.long() + 1]
         return Level(spread(alpha.sqrt().float()), spread((1 - alpha).sqrt().float()))
 
     def add_noise(self, clean: Tensor, noise: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class Chain:
     @staticmethod
     def of(timestep: Tensor, earlier: Tensor, zero_terminal_snr: bool = False) -> "Chain":
         """timestep, earlier: (b,) int64 with -1 <= earlier < timestep <= 999, -1 = data."""
-        levels = signal_levels(zero_terminal_snr).to(timestep.device)
+        levels = signal_levels(zero_terminal_snr, timestep.device)
         alpha, alpha_earlier = levels[timestep + 1], levels[earlier + 1]
         beta = 1 - alpha / alpha_earlier
         # at the last step the posterior is a point: its variance is replaced by that of the step before, as in IDDPM

@@ -50,8 +50,8 @@ class LoopConfig:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be {' or '.join(allowed)}")
         lowest = {"steps": 0, "global_batch_size": 1, "log_every": 1, "keep_checkpoints": 1, "ema_decay": 0, "lr": 0}
-        optional = ("micro_batch_size", "warmup_steps", "validate_every", "preview_every", "checkpoint_every")
-        optional = (*optional, "num_workers", "clip_grad_norm", "ema_snapshot_every")
+        intervals = ("validate_every", "preview_every", "checkpoint_every", "ema_snapshot_every")
+        optional = (*intervals, "micro_batch_size", "warmup_steps", "num_workers", "clip_grad_norm")
         for name, least in (lowest | dict.fromkeys(optional, 0)).items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be {least} or more")
