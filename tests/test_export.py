@@ -15,7 +15,7 @@ from tiny_vae import tiny_vae
 from pipelines import export, sample
 from pipelines.deco_latte import DecoLattePipeline
 from pipelines.experiment import Experiment
-from pipelines.exporting.model_card import without_paths
+from pipelines.exporting.model_card import describe_scores, find_scores, without_paths
 from pipelines.run.checkpoint import hash_folder
 from pipelines.run.config import load_config
 from pipelines.run.folder import resolve_model
@@ -225,6 +225,32 @@ def test_the_card_says_how_and_from_what(folders: dict[str, Path], config: Exper
     assert "trust_remote_code=True" in cards["self_contained"] and "diffusers, einops" in cards["self_contained"]
     settings = {"root": "/data/clips/mine", "loop": {"steps": 3}, "init_from": ""}
     assert without_paths(settings) == {"root": "mine", "loop": {"steps": 3}, "init_from": ""}
+
+
+def test_scores_are_those_of_the_exported_weights(tmp_path: Path) -> None:
+    inputs = {name: {"path": "", "hash": f"hash of {name}"} for name in ("latte", "vae")}
+
+    def write(name: str, made_from: dict, ema_length: float = 0.0) -> None:
+        records = {
+            f"evaluate/{name}/scores.json": {"reconstruction": {"psnr": 30.0}, "generation": {"class_accuracy": None}},
+            f"evaluate/{name}/provenance.json": {"inputs": {"samples": {"hash": name}}},
+            f"sample/{name}/provenance.json": {
+                "inputs": made_from,
+                "settings": {"sample": {"ema_length": ema_length}},
+            },
+        }
+        for path, content in records.items():
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_text(json.dumps(content))
+
+    write("these", inputs)
+    write("others", inputs | {"latte": {"path": "", "hash": "something else"}})
+    write("guided", inputs | {"guide": {"path": "", "hash": "a third model"}})
+    write("averaged", inputs, ema_length=0.1)
+    found = find_scores(tmp_path, inputs, 0.0)
+    assert list(found) == ["these"] and list(find_scores(tmp_path, inputs, 0.1)) == ["averaged"]
+    table = describe_scores(found)
+    assert "| psnr | 30 | PSNR of the reconstruction in dB" in table and "class_accuracy" not in table
 
 
 def test_nothing_else_is_replaced(config: Experiment, tmp_path: Path) -> None:

@@ -29,9 +29,9 @@ def write_card(
         "# DecoLattePipeline",
         describe_model(pipeline),
         usage(pipeline, packages),
-        "## Scores\n\n" + describe_scores(find_scores(run_path(config), inputs)),
+        "## Scores\n\n" + describe_scores(find_scores(run_path(config), inputs, config.sample.ema_length)),
         "## Beware\n\n" + caveats(pipeline, records, packages),
-        "## Made from\n\n" + describe_origin(records, inputs),
+        "## Made from\n\n" + describe_origin(records, inputs, config.sample.ema_length),
     ]
     file.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
@@ -73,15 +73,17 @@ def usage(pipeline: DecoLattePipeline, packages: list[str]) -> str:
     return "\n".join(["## Use", "", needs, "", "```python", *code, "```", "", notes])
 
 
-def find_scores(run_folder: Path, inputs: dict[str, dict[str, str]]) -> dict[str, dict[str, Any]]:
-    """{folder of evaluate: scores.json} for samples made with exactly these weights."""
+def find_scores(run_folder: Path, inputs: dict[str, dict[str, str]], ema_length: float) -> dict[str, dict[str, Any]]:
+    """{folder of evaluate: scores.json} for samples made with exactly these weights, and with no others."""
     found = {}
     for file in sorted(run_folder.glob("evaluate/*/scores.json")):
         record = json.loads((file.parent / "provenance.json").read_text(encoding="utf-8"))
         samples = run_folder / "sample" / record["inputs"]["samples"]["hash"] / "provenance.json"
         if samples.is_file():
-            made_from = json.loads(samples.read_text(encoding="utf-8"))["inputs"]
-            if all(made_from[name]["hash"] == entry["hash"] for name, entry in inputs.items()):
+            made = json.loads(samples.read_text(encoding="utf-8"))
+            hashes = {name: entry["hash"] for name, entry in made["inputs"].items()}
+            averaged = made["settings"]["sample"]["ema_length"]
+            if hashes == {name: entry["hash"] for name, entry in inputs.items()} and averaged == ema_length:
                 found[file.parent.name] = json.loads(file.read_text(encoding="utf-8"))
     return found
 
@@ -121,9 +123,9 @@ def caveats(pipeline: DecoLattePipeline, records: dict[str, dict[str, Any]], pac
     return "\n".join(f"- {note}" for note in notes)
 
 
-def describe_origin(records: dict[str, dict[str, Any]], inputs: dict[str, dict[str, str]]) -> str:
+def describe_origin(records: dict[str, dict[str, Any]], inputs: dict[str, dict[str, str]], ema_length: float) -> str:
     """Hashes of weights and data, commit and settings of both trainings."""
-    pieces = []
+    pieces = [f"The weights of latte are averaged over {ema_length:g} of the training instead."] if ema_length else []
     for name, record in records.items():
         lines = [f"- {name} weights: sha256 `{inputs[name]['hash']}`"]
         lines += [f"- {name}: {key} `{value}`" for key, value in record.get("origin", {}).items()]
