@@ -69,7 +69,6 @@ def test_it_gives_the_latents_of_our_sampler(method: str, options: dict) -> None
     [
         ("flow", (FlowMatchHeunDiscreteScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler)),
         ("epsilon", (DPMSolverMultistepScheduler, EulerDiscreteScheduler)),
-        ("v", (DPMSolverMultistepScheduler, EulerDiscreteScheduler)),
     ],
 )
 def test_another_scheduler_ends_near_the_same_video(objective: str, schedulers: tuple) -> None:
@@ -145,13 +144,12 @@ def test_a_callback_sees_changes_and_ends_the_steps() -> None:
     assert len(seen) == 2
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_gives_nearly_the_same_video(dtype: torch.dtype, tmp_path) -> None:
+def test_half_precision_gives_nearly_the_same_video(tmp_path) -> None:
     pipe = pipeline()
     pipe.save_pretrained(tmp_path)
-    half = DecoLattePipeline.from_pretrained(tmp_path, dtype=dtype)
+    half = DecoLattePipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
     half.set_progress_bar_config(disable=True)
-    assert half.transformer.dtype == half.vae.dtype == dtype
+    assert half.transformer.dtype == half.vae.dtype == torch.bfloat16
     for _ in range(2):  # the first call brings back to float32 what has to be
         difference = half("left", generator=seeds(1)).frames - pipe("left", generator=seeds(1)).frames
         assert 0 < np.abs(difference).mean() < 0.02

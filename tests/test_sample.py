@@ -2,14 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
+import socket
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_latte import architecture, tiny_latte
@@ -22,6 +22,7 @@ from pipelines.data.video_file import read_video, to_float, to_uint8, write_vide
 from pipelines.experiment import Experiment
 from pipelines.run.config import load_config
 from pipelines.run.ema_snapshots import PowerAverages
+from pipelines.run.ranks import disconnect
 from pipelines.sampling.first_frame import choose_first_frames, read_first_frame
 from pipelines.sampling.plan import plan_samples
 
@@ -69,20 +70,43 @@ def videos(config: Experiment) -> dict[str, Tensor]:
     return {entry["name"]: load_file(folder / "lossless" / f"{entry['name']}.safetensors")["video"] for entry in plan}
 
 
+def generated(config: Experiment, weak_model: Latte | None = None) -> dict[str, Tensor]:
+    """The same videos without any file."""
+    latte, vae = sample.model_paths(config)
+    model, cpu = sample.load_latte(latte, torch.device("cpu")), torch.device("cpu")
+    plan = plan_samples(config, model)
+    made = sample.generate_videos(model, sample.load_autoencoder(vae), plan, config, cpu, weak_model)
+    return {entry["name"]: video for entry, video in zip(plan, made, strict=True)}
+
+
 def difference(one: Tensor, other: Tensor) -> int:
     return int((one.int() - other.int()).abs().max())
 
 
-def test_processes_share_the_videos_and_change_none(configure, models: Path) -> None:
-    alone, shared = configure("run.name=alone"), configure("run.name=shared")
+def run_as(rank: int, port: int, config: Experiment) -> None:
+    """One of two processes, as torchrun would start it."""
+    PartialState._reset_state()
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    os.environ |= {name: str(value) for name, value in places.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    sample.run(config)
+    disconnect()
+
+
+def test_processes_share_the_videos_and_change_none(configure) -> None:
+    alone, shared = configure("run.name=alone"), configure("run.name=shared", "sample.batch_size=1")
     sample.run(alone)
-    arguments = ["run.name=shared", f"run.root={shared.run.root}", "sample.save=[lossless]", "sample.steps=3"]
-    arguments += [f"sample.vae={models / 'vae'}", f"sample.latte={models / 'latte'}", "sample.classes=[up,0]"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["pipelines/sample.py", str(NANO), *arguments, "sample.batch_size=1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = torch.multiprocessing.get_context("fork")
+    processes = [context.Process(target=run_as, args=(rank, port, shared)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
     ours, theirs = videos(alone), videos(shared)
     assert list(ours) == list(theirs) == ["00000-up", "00001-up", "00002-left", "00003-left"]
     assert max(difference(ours[name], theirs[name]) for name in ours) <= 1
@@ -91,10 +115,8 @@ def test_processes_share_the_videos_and_change_none(configure, models: Path) -> 
 
 def test_a_video_depends_on_class_and_seed_and_not_on_order(configure) -> None:
     first, second = configure(), configure("sample.classes=[left]", "sample.seed=3", "sample.per_class=1")
-    for config in (first, second):
-        sample.run(config)
     assert sample.set_name(first) != sample.set_name(second)
-    assert difference(videos(first)["00003-left"], videos(second)["00000-left"]) <= 1
+    assert difference(generated(first)["00003-left"], generated(second)["00000-left"]) <= 1
 
 
 def test_only_one_batch_is_in_memory(configure, models: Path) -> None:
@@ -150,10 +172,8 @@ def test_first_frames_of_a_folder_go_to_the_videos_of_their_class(tmp_path: Path
 def test_an_interpolation_begins_at_one_seed_and_ends_at_the_other(configure) -> None:
     arc = configure("sample.interpolate=[7,8]", "sample.per_class=3", "sample.classes=[up]", "sample.batch_size=2")
     ends = configure("sample.seed=7", "sample.per_class=2", "sample.classes=[up]")
-    for config in (arc, ends):
-        sample.run(config)
-    first, middle, last = videos(arc).values()
-    start, end = videos(ends).values()
+    first, middle, last = generated(arc).values()
+    start, end = generated(ends).values()
     assert difference(first, start) <= 1 and difference(last, end) <= 1
     assert min(difference(middle, first), difference(middle, last)) > 1
     assert sample.set_name(arc).startswith("interpolation-")
@@ -179,11 +199,11 @@ def test_a_weaker_model_guides(configure, models: Path) -> None:
     guided = configure("sample.per_class=1", f"sample.guide={models / 'weaker'}")
     itself = configure("sample.per_class=1", f"sample.guide={models / 'latte'}")
     unguided = configure("sample.per_class=1", "sample.guidance_scale=1")
-    for config in (guided, itself, unguided):
-        sample.run(config)
     assert len({sample.set_name(config) for config in (plain, guided, itself)}) == 3
-    for name, video in videos(unguided).items():
-        assert difference(videos(itself)[name], video) <= 1, "away from itself is nowhere"
+    sample.run(guided)
+    same = generated(itself, sample.load_latte(models / "latte", torch.device("cpu")))
+    for name, video in generated(unguided).items():
+        assert difference(same[name], video) <= 1, "away from itself is nowhere"
         assert difference(videos(guided)[name], video) > 1
 
 
