@@ -23,6 +23,7 @@ from pipelines.cache_latents import autocast
 from pipelines.data.video_file import to_float, to_uint8
 from pipelines.experiment import Experiment
 from pipelines.run.checkpoint import hash_folder
+from pipelines.run.config import to_dict
 from pipelines.run.ema_snapshots import averaged_weights
 from pipelines.run.folder import StageFolder, resolve_model, write_json
 from pipelines.run.ranks import connect, wait
@@ -110,7 +111,7 @@ def load_latte(path: Path, device: torch.device, ema_length: float = 0.0) -> Lat
 def set_name(config: Experiment) -> str:
     """Folder name of a set of samples: the options people look for, and a digest of all of them and of the inputs."""
     sample = config.sample
-    options = {name: value for name, value in select(config, ("sample",))["sample"].items() if name not in NOT_IN_NAME}
+    options = {name: value for name, value in to_dict(sample).items() if name not in NOT_IN_NAME}
     hashes = [entry["hash"] for entry in sample_inputs(config).values()]
     digest = hashlib.sha256(json.dumps([options, hashes], sort_keys=True).encode()).hexdigest()
     kind = "first_frame-" * bool(sample.first_frame) + "interpolation-" * bool(sample.interpolate)

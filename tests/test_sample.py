@@ -54,14 +54,19 @@ def models(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def configure(models: Path, tmp_path: Path):
-    def load(*arguments: str) -> Experiment:
-        own = [f"run.root={tmp_path}", f"sample.vae={models / 'vae'}", f"sample.latte={models / 'latte'}"]
-        own += ["sample.save=[lossless]", "sample.steps=3", "sample.classes=[up,0]"]
-        return load_config(Experiment, [str(NANO), *own, *arguments], NANO)
+@pytest.fixture(scope="module")
+def base(models: Path) -> Experiment:
+    own = ["save=[lossless]", "steps=3", "classes=[up,0]", f"vae={models / 'vae'}", f"latte={models / 'latte'}"]
+    return load_config(Experiment, [str(NANO), *(f"sample.{argument}" for argument in own)], NANO)
 
-    return load
+
+@pytest.fixture
+def configure(base: Experiment, tmp_path: Path):
+    def change(run: str = "run", **options) -> Experiment:
+        own = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+        return replace(base, run=replace(base.run, root=str(tmp_path), name=run), sample=replace(base.sample, **own))
+
+    return change
 
 
 def videos(config: Experiment) -> dict[str, Tensor]:
@@ -95,7 +100,7 @@ def run_as(rank: int, port: int, config: Experiment) -> None:
 
 
 def test_processes_share_the_videos_and_change_none(configure) -> None:
-    alone, shared = configure("run.name=alone"), configure("run.name=shared", "sample.batch_size=1")
+    alone, shared = configure("alone"), configure("shared", batch_size=1)
     sample.run(alone)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -114,14 +119,14 @@ def test_processes_share_the_videos_and_change_none(configure) -> None:
 
 
 def test_a_video_depends_on_class_and_seed_and_not_on_order(configure) -> None:
-    first, second = configure(), configure("sample.classes=[left]", "sample.seed=3", "sample.per_class=1")
+    first, second = configure(), configure(classes=("left",), seed=3, per_class=1)
     assert sample.set_name(first) != sample.set_name(second)
     assert difference(generated(first)["00003-left"], generated(second)["00000-left"]) <= 1
 
 
 def test_only_one_batch_is_in_memory(configure, models: Path) -> None:
     """Thousands of videos: the generator has read no further than the batch that it gives."""
-    config = configure("sample.batch_size=2", "sample.per_class=1000", "sample.steps=1")
+    config = configure(batch_size=2, per_class=1000, steps=1)
     model, vae = (sample.load_latte(models / "latte", torch.device("cpu")), tiny_vae("default").eval())
     plan = plan_samples(config, model)
     assert len(plan) == 2000 and len({entry["name"] for entry in plan}) == 2000
@@ -137,7 +142,7 @@ def test_only_one_batch_is_in_memory(configure, models: Path) -> None:
 def test_a_given_first_frame_is_the_reconstruction_of_the_picture(configure, models: Path, tmp_path: Path, make_video):
     frames = make_video(3, 40, 56)
     write_video(tmp_path / "clip.mp4", frames, 8)
-    config = configure(f"sample.first_frame={tmp_path / 'clip.mp4'}", "sample.per_class=1")
+    config = configure(first_frame=tmp_path / "clip.mp4", per_class=1)
     sample.run(config)
     frame = read_first_frame(tmp_path / "clip.mp4", 32)
     assert frame.shape == (32, 32, 3)
@@ -149,7 +154,7 @@ def test_a_given_first_frame_is_the_reconstruction_of_the_picture(configure, mod
         assert difference(video[0], expected) <= 1
     assert difference(*[video[1:] for video in made.values()]) > 1, "another class moves in another way"
     with pytest.raises(ValueError, match="no image or video"):
-        sample.run(configure("sample.first_frame=nowhere"))
+        sample.run(configure(first_frame="nowhere"))
 
 
 def test_first_frames_of_a_folder_go_to_the_videos_of_their_class(tmp_path: Path, make_video) -> None:
@@ -170,35 +175,35 @@ def test_first_frames_of_a_folder_go_to_the_videos_of_their_class(tmp_path: Path
 
 
 def test_an_interpolation_begins_at_one_seed_and_ends_at_the_other(configure) -> None:
-    arc = configure("sample.interpolate=[7,8]", "sample.per_class=3", "sample.classes=[up]", "sample.batch_size=2")
-    ends = configure("sample.seed=7", "sample.per_class=2", "sample.classes=[up]")
+    arc = configure(interpolate=(7, 8), per_class=3, classes=("up",), batch_size=2)
+    ends = configure(seed=7, per_class=2, classes=("up",))
     first, middle, last = generated(arc).values()
     start, end = generated(ends).values()
     assert difference(first, start) <= 1 and difference(last, end) <= 1
     assert min(difference(middle, first), difference(middle, last)) > 1
     assert sample.set_name(arc).startswith("interpolation-")
     with pytest.raises(ValueError, match="holds 1 seeds, but must hold two"):
-        configure("sample.interpolate=[7]")
+        configure(interpolate=(7,))
 
 
 def test_previews_are_drawn_without_decoding(configure, models: Path) -> None:
-    config = configure("sample.preview_every=2", f"sample.latte={models / 'probed'}", "sample.batch_size=3")
+    config = configure(preview_every=2, latte=models / "probed", batch_size=3)
     sample.run(config)
     folder = sample.sample_folder(config) / "previews"
     assert sorted(file.name for file in folder.iterdir()) == ["step-00002.gif", "step-00003.gif"]
     with Image.open(folder / "step-00003.gif") as picture:
         assert picture.n_frames == 3 and picture.size[0] > 3 * 16
-    without = configure("sample.preview_every=2")
+    without = configure(preview_every=2)
     with pytest.raises(ValueError, match="no latent-to-RGB probe.*cache_latents"):
         sample.run(without)
     assert sample.set_name(without) == sample.set_name(configure()), "previews change no video"
 
 
 def test_a_weaker_model_guides(configure, models: Path) -> None:
-    plain = configure("sample.per_class=1")
-    guided = configure("sample.per_class=1", f"sample.guide={models / 'weaker'}")
-    itself = configure("sample.per_class=1", f"sample.guide={models / 'latte'}")
-    unguided = configure("sample.per_class=1", "sample.guidance_scale=1")
+    plain = configure(per_class=1)
+    guided = configure(per_class=1, guide=models / "weaker")
+    itself = configure(per_class=1, guide=models / "latte")
+    unguided = configure(per_class=1, guidance_scale=1.0)
     assert len({sample.set_name(config) for config in (plain, guided, itself)}) == 3
     sample.run(guided)
     same = generated(itself, sample.load_latte(models / "latte", torch.device("cpu")))
@@ -208,7 +213,7 @@ def test_a_weaker_model_guides(configure, models: Path) -> None:
 
 
 def test_a_set_is_completed_and_formats_are_added(configure) -> None:
-    config = configure("sample.per_class=1")
+    config = configure(per_class=1)
     sample.run(config)
     kept = videos(config)
     (sample.sample_folder(config) / "lossless" / "00001-left.safetensors").unlink()
@@ -231,5 +236,5 @@ def test_averaged_weights_of_another_length_are_taken_from_snapshots(configure, 
     still = sample.load_latte(stage / "last", torch.device("cpu"), 0.15)
     for name, parameter in still.named_parameters():  # nothing moved; snapshots are stored in fp16
         torch.testing.assert_close(parameter, model.get_parameter(name), rtol=1e-3, atol=1e-5)
-    short, long = (configure(f"sample.ema_length={length}") for length in (0.05, 0.1))
+    short, long = (configure(ema_length=length) for length in (0.05, 0.1))
     assert sample.set_name(short) != sample.set_name(long)
