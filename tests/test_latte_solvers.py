@@ -1,7 +1,7 @@
 """Samplers on data whose exact score is known: mean and spread, modes of a mixture, order of convergence."""
 
 import math
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 
 import pytest
@@ -19,6 +19,7 @@ CASES += [("v", m, True) for m in ("ddpm", "ddim", *SCHEDULERS["v"])]
 SHAPES = {"keyframe": (2, 1, 8, 8), "motion": (1, 2, 8, 8)}
 
 
+@cache
 def alphas(zero_terminal_snr: bool) -> torch.Tensor:
     """Cumulative alphas by diffusers, with data in front."""
     own = DDIMScheduler(beta_start=1e-4, beta_end=0.02, rescale_betas_zero_snr=zero_terminal_snr).alphas_cumprod

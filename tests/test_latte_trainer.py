@@ -61,7 +61,7 @@ def test_golden_loss_curve(layout, objective, options):
 @pytest.mark.parametrize(
     ("layout", "objective", "steps", "sampling_steps", "options"),
     [
-        ("keyframe_first", "flow", 300, 25, KINDS),
+        ("keyframe_first", "flow", 240, 25, KINDS),
         ("channel", "epsilon", 400, 100, {}),
         ("tokens", "v", 200, 25, {"zero_terminal_snr": True}),
     ],
