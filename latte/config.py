@@ -39,6 +39,28 @@ class LatteConfig:
     independent_times_share: float = 0.0  # share of clips whose streams have noise levels of their own
     image_share: float = 0.0  # share of clips of which only the first frame is trained, as an image
 
+    def dimensions(self) -> tuple[int, int, int, int]:
+        """Depth, width, heads and patch size; raises ValueError for a size that does not exist."""
+        if self.size == "custom":
+            depth, width, heads, patch = self.depth, self.width, max(self.width // CUSTOM_HEAD_SIZE, 1), self.patch
+        else:
+            name, _, number = self.size.partition("/")
+            if name not in SIZES or number not in ("1", "2", "4", "8"):
+                raise ValueError(f"latte.size is {self.size!r}, expected custom or S, B, L, XL with /1, /2, /4 or /8.")
+            depth, width, heads, patch = *SIZES[name], int(number)
+        heads = self.heads or heads
+        if min(depth, width, heads, patch) < 1 or width % heads or width % 4:
+            raise ValueError(
+                f"latte.depth, width, heads, patch are {(depth, width, heads, patch)}: choose positive numbers, the "
+                "width a multiple of 4 and of the number of heads."
+            )
+        if self.positions == "rope" and (width // heads % 2 or width // heads < SMALLEST_ROTATED_HEAD):
+            raise ValueError(
+                f"latte.positions rope needs heads of an even number of at least {SMALLEST_ROTATED_HEAD} channels, got "
+                f"{width // heads}: choose other latte.heads."
+            )
+        return depth, width, heads, patch
+
 
 @dataclass(frozen=True)
 class LatteArchitecture(LatteConfig):
@@ -66,28 +88,6 @@ class LatteArchitecture(LatteConfig):
         if unknown:
             raise ValueError(f"the Latte model has unknown settings {unknown}: load it with the version that wrote it.")
         return LatteArchitecture(**architecture)
-
-    def dimensions(self) -> tuple[int, int, int, int]:
-        """Depth, width, heads and patch size; raises ValueError for a size that does not exist."""
-        if self.size == "custom":
-            depth, width, heads, patch = self.depth, self.width, max(self.width // CUSTOM_HEAD_SIZE, 1), self.patch
-        else:
-            name, _, number = self.size.partition("/")
-            if name not in SIZES or number not in ("1", "2", "4", "8"):
-                raise ValueError(f"latte.size is {self.size!r}, expected custom or S, B, L, XL with /1, /2, /4 or /8.")
-            depth, width, heads, patch = *SIZES[name], int(number)
-        heads = self.heads or heads
-        if min(depth, width, heads, patch) < 1 or width % heads or width % 4:
-            raise ValueError(
-                f"latte.depth, width, heads, patch are {(depth, width, heads, patch)}: choose positive numbers, the "
-                "width a multiple of 4 and of the number of heads."
-            )
-        if self.positions == "rope" and (width // heads % 2 or width // heads < SMALLEST_ROTATED_HEAD):
-            raise ValueError(
-                f"latte.positions rope needs heads of an even number of at least {SMALLEST_ROTATED_HEAD} channels, got "
-                f"{width // heads}: choose other latte.heads."
-            )
-        return depth, width, heads, patch
 
     def layout_of_parts(self) -> LatentLayout:
         """The layout of the latent parts."""

@@ -1,4 +1,4 @@
-"""Speed and memory: python pipelines/benchmark.py vae|cache [CONFIG.yaml ...] [key=value ...]
+"""Speed and memory: python pipelines/benchmark.py vae|cache|latte [CONFIG.yaml ...] [key=value ...]
 
 The first word says what is measured. Without a configuration file: full size, configs/kinetics400_256.yaml.
 """
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines.benchmarks import cache_speed, vae_speed
+from pipelines.benchmarks import cache_speed, latte_speed, vae_speed
 from pipelines.experiment import Experiment
 from pipelines.run.stage import main
 
@@ -18,6 +18,7 @@ DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "kinetics400_
 KINDS: dict[str, tuple[Callable[[Experiment], None], Callable[[Experiment], str], tuple[str, ...]]] = {
     vae_speed.KIND: (vae_speed.run, vae_speed.describe, ("benchmark", "vae", "run")),
     cache_speed.KIND: (cache_speed.run, cache_speed.describe, ("benchmark", "vae", "cache", "latte", "run")),
+    latte_speed.KIND: (latte_speed.run, latte_speed.describe, ("benchmark", "run")),
 }
 
 

@@ -103,7 +103,8 @@ class CacheSection:
 class LatteSection(LatteConfig):
     """The diffusion transformer and its training."""
 
-    init_from: str = ""  # run or model folder whose Latte weights to start from; empty = random weights
+    init_from: str = ""  # run, model folder or checkpoint of the published Latte to start from; empty = random weights
+    compile: bool = False  # torch.compile of the blocks; needs a C++ compiler
     loop: LoopConfig = field(default_factory=LoopConfig)  # how long and how it is trained
     sample_posterior: bool = (
         False  # train on a new draw per clip and step, not on the mean; open-loop autoencoders only
@@ -206,12 +207,24 @@ class BenchmarkSection:
     )  # measured too
     cache_clips: int = 8  # clips that are encoded (kind cache)
     cache_gb: float = 0.5  # 10^9 bytes of means in float32 that are read (kind cache)
+    latte_models: tuple[str, ...] = (
+        *("latte", "latte_full", "latte_keyframe_first", "latte_keyframe_first_full", "latte_modern"),
+        *("diffusers_latte", "diffusers_latte_no_caption", "published_block"),
+    )  # rows of kind latte, in fp32 and bf16, with benchmark.compile compiled too
+    latte_size: str = "S/2"  # S, B, L or XL and the patch size (kind latte)
+    latte_latents: tuple[int, ...] = (16, 5, 32, 32)  # channels, frames, height and width of latents (kind latte)
+    latte_batch: int = 1  # clips per step (kind latte)
 
     def __post_init__(self) -> None:
         if self.num_frames % 4 != 1 or self.resolution % 16 or self.resolution < 16:
             raise ValueError(
                 f"benchmark.num_frames is {self.num_frames} and benchmark.resolution {self.resolution}, but must be "
                 "4n + 1 and a multiple of 16"
+            )
+        if len(self.latte_latents) != 4 or min(*self.latte_latents, self.latte_batch) < 1 or self.latte_latents[1] < 2:
+            raise ValueError(
+                f"benchmark.latte_latents is {list(self.latte_latents)} and latte_batch {self.latte_batch}, but must "
+                "be channels, frames (2 or more), height and width, and 1 or more"
             )
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"benchmark.precision is {self.precision!r}, but must be fp32 or bf16")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from latte.blocks import LatteBlock
 from latte.config import LatteArchitecture, LatteConfig
 from latte.latte import Latte
 from latte.official_checkpoint import load_official_latte
@@ -21,6 +22,7 @@ from pipelines.experiment import Experiment
 from pipelines.pictures import label_rows, tile
 from pipelines.prepare_data import open_index
 from pipelines.run.checkpoint import hash_file, hash_folder
+from pipelines.run.compilation import compile_blocks
 from pipelines.run.folder import StageFolder, resolve_model
 from pipelines.run.loop import may_change, train
 from pipelines.run.random_keys import key
@@ -33,7 +35,7 @@ STAGE = "train_latte"
 VALIDATION_BATCH = 32
 PREVIEW_STEPS = 20
 # Options of the section that change what is drawn or scored on the way, not what is trained.
-MAY_CHANGE = ("latte.validation_clips", "latte.preview_*", "latte.gradient_checkpointing")
+MAY_CHANGE = ("latte.validation_clips", "latte.preview_*", "latte.gradient_checkpointing", "latte.compile")
 
 
 def run(config: Experiment) -> None:
@@ -45,6 +47,8 @@ def run(config: Experiment) -> None:
     model = Latte(asdict(architecture(config, cache)))
     if config.latte.init_from:
         inputs["initial weights"] = take_initial_weights(model, config.latte.init_from, run_path(config))
+    if config.latte.compile:
+        compile_blocks(model, LatteBlock)
     folder = StageFolder(config.run.root, config.run.name, STAGE)
     settings = select(config, ("data", "latte", "run"))
     with folder.open(settings, inputs, (*may_change("latte.loop"), *DATA_MAY_CHANGE, *MAY_CHANGE)):

@@ -12,6 +12,7 @@ from pipelines.experiment import Experiment
 from pipelines.pictures import component_videos, film_strip, write_png
 from pipelines.prepare_data import open_index
 from pipelines.run.checkpoint import hash_folder
+from pipelines.run.compilation import compile_blocks
 from pipelines.run.folder import StageFolder, resolve_model
 from pipelines.run.loop import may_change, train
 from pipelines.run.random_keys import key
@@ -26,7 +27,7 @@ from pipelines.train_motion import (
     take_weights,
     training_batches,
 )
-from vae.compilation import compile_blocks
+from vae.blocks import ResidualBlock
 from vae.interface import VideoAutoencoder
 from vae.registry import build_autoencoder, load_autoencoder
 from vae.trainer import VaeTask
@@ -65,7 +66,7 @@ def build_task(config: Experiment, index: ClipIndex, model: VideoAutoencoder) ->
     if section.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if section.compile:
-        compile_blocks(model)
+        compile_blocks(model, ResidualBlock)
     validation = fixed_batches(config, index, section.validation_clips)
     return VaeTask(
         model,

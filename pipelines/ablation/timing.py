@@ -140,7 +140,7 @@ class StepClock:
         for player in self.task.prepare_step(step):
             optimizer = self.state.optimizers[player]
             update_player(self.task, player, optimizer, self.batch, draws, step, 0.0, self.loop)
-        self.state.ema.step(self.state.ema_parameters)
+        self.state.average(step + 1, updated=True)
 
 
 def moments_of(config: Experiment) -> dict[int, float]:

@@ -191,7 +191,7 @@ def train_row(config: Experiment, folder: Path, device: torch.device) -> dict[st
         arrived = time.perf_counter()
         draws = Draws(0, task.stage, step, batch["index"])
         update_player(task, "latte", state.optimizers["latte"], batch, draws, step, loop.lr, loop)  # ends with a read
-        state.ema.step(state.ema_parameters)
+        state.average(step + 1, updated=True)
         if step >= config.benchmark.warm_up:
             waited, total = waited + arrived - started, total + time.perf_counter() - started
     started = time.perf_counter()

@@ -14,12 +14,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import diffusers
 import torch
 
-from vae.compilation import compile_blocks
+from pipelines.run.compilation import compile_blocks
+from vae.blocks import ResidualBlock
 from vae.interface import VideoAutoencoder
 from vae.losses import pixel_l1
 from vae.registry import MODELS
@@ -83,7 +84,7 @@ def measure(job: Job) -> dict[str, Any]:
     if job.threads:
         torch.set_num_threads(job.threads)
     device = torch.device(job.device)
-    libraries_gb = _memory_gb("VmRSS", device)
+    libraries_gb = memory_gb("VmRSS", device)
     torch.manual_seed(0)
     model = build(job.model, job.architecture).to(device)
     video = torch.rand(1, 3, job.num_frames, job.resolution, job.resolution).to(device) * 2 - 1
@@ -95,18 +96,18 @@ def measure(job: Job) -> dict[str, Any]:
     if job.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if job.compile:
-        compile_blocks(model)
+        compile_blocks(model, ResidualBlock)
     start, start_cpu = time.perf_counter(), time.process_time()
     seconds = _training_seconds(job, model, video) if job.training else _coding_seconds(job, model, video)
     share = (time.process_time() - start_cpu) / (time.perf_counter() - start) / torch.get_num_threads()
-    memory = {"peak_gb": _memory_gb("VmHWM", device), "libraries_gb": libraries_gb}
+    memory = {"peak_gb": memory_gb("VmHWM", device), "libraries_gb": libraries_gb}
     return {**seconds, **memory, "cpu_share": round(share, 3)}
 
 
 def _coding_seconds(job: Job, model: torch.nn.Module, video: torch.Tensor) -> dict[str, Any]:
-    with torch.inference_mode(), _autocast(job):
-        encode_seconds, latents = _time_passes(job, lambda: encode(model, video))
-        decode_seconds, decoded = _time_passes(job, lambda: decode(model, latents))
+    with torch.inference_mode(), autocast(job):
+        encode_seconds, latents = time_passes(job, lambda: encode(model, video))
+        decode_seconds, decoded = time_passes(job, lambda: decode(model, latents))
     assert decoded.shape == video.shape and decoded.isfinite().all(), "every model gives the clip back"
     return {"encode_seconds": encode_seconds, "decode_seconds": decode_seconds}
 
@@ -116,39 +117,58 @@ def _training_seconds(job: Job, model: torch.nn.Module, video: torch.Tensor) -> 
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        with _autocast(job):
+        with autocast(job):
             coded = model(video, sample=True)
             kl = sum(gaussian.kl().mean() for gaussian in coded.posterior.values())
             loss = pixel_l1(coded.reconstruction, video) + KL_WEIGHT * kl
         loss.backward()
 
-    return {"training_seconds": _time_passes(job, step)[0]}
+    return {"training_seconds": time_passes(job, step)[0]}
 
 
-def _time_passes(job: Job, function: Callable[[], Any]) -> tuple[list[float], Any]:
+class Timing(Protocol):
+    """What the functions below read of a job, the autoencoders' or another."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def compile(self) -> bool: ...
+    @property
+    def warm_up(self) -> int: ...
+    @property
+    def repeats(self) -> int: ...
+    @property
+    def max_seconds(self) -> float: ...
+
+
+def time_passes(job: Timing, function: Callable[[], Any]) -> tuple[list[float], Any]:
     """Seconds of the passes that count, and the last result. The pass that compiles never counts."""
     seconds: list[float] = []
     result = function() if job.compile else None
     while len(seconds) < job.warm_up + job.repeats and sum(seconds) < job.max_seconds or not seconds:
         del result
-        _synchronise(job)
+        synchronise(job)
         start = time.perf_counter()
         result = function()
-        _synchronise(job)
+        synchronise(job)
         seconds.append(time.perf_counter() - start)
     return seconds[job.warm_up :] or seconds[-1:], result
 
 
-def _synchronise(job: Job) -> None:
+def synchronise(job: Timing) -> None:
+    """Wait until the device has done what it was given."""
     if job.device == "cuda":
         torch.cuda.synchronize()
 
 
-def _autocast(job: Job) -> AbstractContextManager[Any]:
+def autocast(job: Timing) -> AbstractContextManager[Any]:
+    """The precision of a job."""
     return torch.autocast(job.device, torch.bfloat16, enabled=job.precision == "bf16")
 
 
-def _memory_gb(which: str, device: torch.device) -> float:
+def memory_gb(which: str, device: torch.device) -> float:
     """VmRSS: memory now; VmHWM: its peak, of this program alone (ru_maxrss also knows the process that started it)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
@@ -160,12 +180,12 @@ def _memory_gb(which: str, device: torch.device) -> float:
     return int(kilobytes[1]) * 1024 / 1e9 if kilobytes else float("nan")
 
 
-def job_to_json(job: Job) -> str:
-    """The command line argument of this program."""
+def job_to_json(job: Any) -> str:
+    """The command line argument of a program that measures, such as this one; job: a dataclass."""
     return json.dumps(asdict(job))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process as soon as the other end of its standard input is closed, i.e. when its parent was killed."""
 
     def wait() -> None:
@@ -177,7 +197,7 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    _end_with_parent()
+    end_with_parent()
     try:
         print(json.dumps(measure(Job(**json.loads(sys.argv[1])))))
     except ValueError as error:

@@ -72,7 +72,7 @@ def run(config: Experiment) -> None:
             folder.finish({"rows": [row["name"] for row in content["rows"]]})
 
 
-def measured(folder: StageFolder, job: Job) -> list[dict[str, Any]]:
+def measured(folder: StageFolder, job: Any) -> list[dict[str, Any]]:
     """What the processes of one job answered so far, round by round."""
     wanted = json.loads(job_to_json(job))
     return [line for line in folder.read_log() if line["job"] == wanted]
@@ -179,10 +179,10 @@ def size(job: Job) -> dict[str, Any]:
     }
 
 
-def run_process(job: Job) -> dict[str, Any]:
-    """What the process of one job answers; {"error": ...} when it fails or is killed."""
+def run_process(job: Any, program: str = "pipelines.benchmarks.measurement") -> dict[str, Any]:
+    """What `program`, a process of its own, answers to one job; {"error": ...} when it fails or is killed."""
     search = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
-    command = [sys.executable, "-m", "pipelines.benchmarks.measurement", job_to_json(job)]
+    command = [sys.executable, "-m", program, job_to_json(job)]
     environment = os.environ | {"PYTHONPATH": search}
     with tempfile.TemporaryFile("w+") as messages:
         # Its standard input stays open as long as this process lives: that is how it notices a kill.

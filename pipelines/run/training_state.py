@@ -58,13 +58,24 @@ class TrainingState:
     def average(self, num_done: int, updated: bool) -> None:
         """Take the weights after `num_done` steps into the averages, and write a snapshot of them where one is due."""
         if updated:
-            self.ema.step(self.ema_parameters)
+            self._average_exponentially()
         if self.power_averages:
             self.power_averages.update(self.ema_parameters, num_done)
             is_due = num_done % self.config.ema_snapshot_every == 0 or num_done == self.config.steps
             if is_due and connect().process_index == 0:
                 names = [name for name, _ in self.model.named_parameters()]
                 self.power_averages.save(self.folder, names, num_done)
+
+    @torch.no_grad()
+    def _average_exponentially(self) -> None:
+        """EMAModel.step in one pass over the weights, without its temporary copy of all of them."""
+        self.ema.optimization_step += 1
+        pairs = list(zip(self.ema.shadow_params, self.ema_parameters, strict=True))
+        moving = [pair for pair in pairs if pair[1].requires_grad]
+        for average, frozen in (pair for pair in pairs if not pair[1].requires_grad):
+            average.copy_(frozen)
+        averages, weights = ([pair[i] for pair in moving] for i in range(2))
+        torch._foreach_lerp_(averages, weights, 1 - self.ema.get_decay(self.ema.optimization_step))
 
     def save(self, step: int) -> None:
         """Publish the averaged weights as last/, then write the checkpoint."""

@@ -1,4 +1,4 @@
-"""`torch.compile` of the residual blocks, one kind of block at a time: half a minute where the whole takes ten."""
+"""`torch.compile` of a model's blocks, one at a time: half a minute where the whole model takes ten."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import shutil
 import torch._dynamo
 from torch import nn
 
-from vae.blocks import ResidualBlock
-
 # A block is compiled again for every width and number of frames, and none of these must fall back to eager.
 LARGEST_NUM_SHAPES = 64
 
 
-def compile_blocks(model: nn.Module) -> None:
-    """Compile every residual block in place; parameters and their names stay. ValueError without a C++ compiler."""
+def compile_blocks(model: nn.Module, kind: type[nn.Module]) -> None:
+    """Compile every module of `kind` in place; parameters and their names stay. ValueError without a C++ compiler."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "c++", "clang++"]
     if not any(shutil.which(name) for name in names):
         raise ValueError(
@@ -23,5 +21,5 @@ def compile_blocks(model: nn.Module) -> None:
         )
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, LARGEST_NUM_SHAPES)
     for module in model.modules():
-        if isinstance(module, ResidualBlock):
+        if isinstance(module, kind):
             module.compile()

@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 import torch
+from tiny_latte import DECOUPLED, random_latents, tiny_latte
 
-from vae.blocks import BlockStack
-from vae.compilation import compile_blocks
+from latte.blocks import LatteBlock
+from pipelines.run.compilation import compile_blocks
+from vae.blocks import BlockStack, ResidualBlock
 
 
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler")
@@ -17,14 +19,27 @@ def test_compiled_blocks_change_nothing():
     torch.manual_seed(0)
     stack, x = BlockStack(4, depth=2), torch.randn(1, 3, 4, 4, 4)
     names, (before, _) = list(stack.state_dict()), stack(x)
-    compile_blocks(stack)
+    compile_blocks(stack, ResidualBlock)
     after, past = stack(x)
     torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
     assert len(past) == 2 and list(stack.state_dict()) == names
+
+
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
+def test_a_compiled_block_of_latte_changes_nothing():
+    model = tiny_latte(awake=True, depth=1, attention="factorised", positions="rope")
+    streams, time, labels = model.layout.pack(random_latents(DECOUPLED, 2)), torch.tensor([100.0, 900.0]), None
+    before = model(streams, time, labels)
+    compile_blocks(model, LatteBlock)
+    after = model(streams, time, labels)
+    for name in before:
+        torch.testing.assert_close(after[name], before[name], atol=1e-4, rtol=1e-3)
 
 
 def test_a_missing_compiler_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(ValueError, match=r"needs a C\+\+ compiler, and g\+\+ or .* is not found"):
-        compile_blocks(BlockStack(4, depth=1))
+        compile_blocks(BlockStack(4, depth=1), ResidualBlock)
