@@ -26,6 +26,7 @@ def run(config: Experiment) -> None:
     Raises:
         ValueError: data.root or data.splits are wrong, no file can be used, or the run has other data already.
     """
+    refuse_flipped_shapes(config)
     settings = select(config, ("data",)) | {"run": {"seed": config.run.seed}}
     folder = StageFolder(config.run.root, config.run.name, STAGE)
     # Data that moved to another place may go on being used; that it is the same is checked below.
@@ -50,12 +51,22 @@ def run(config: Experiment) -> None:
         folder.finish({**counts, "rejected": len(index.rejected), "fingerprint": index.fingerprint})
 
 
+def refuse_flipped_shapes(config: Experiment) -> None:
+    """ValueError where data.flip would change the classes of the embedded clips."""
+    if config.data.flip and not config.data.root:
+        raise ValueError(
+            "data.flip is true, but data.root is empty, and flipped moving shapes would turn MoveLeft into MoveRight: "
+            "give data.root=FOLDER, or data.flip=false"
+        )
+
+
 def open_index(config: Experiment) -> ClipIndex:
     """The clip index of the run, as every later stage uses it.
 
     Raises:
         ValueError: prepare_data has not finished in this run, or was called with other data options.
     """
+    refuse_flipped_shapes(config)
     folder = Path(config.run.root) / config.run.name / STAGE
     command = "run python pipelines/prepare_data.py with the same configuration"
     if not (folder / "index.json").exists():

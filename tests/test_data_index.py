@@ -268,8 +268,7 @@ def test_inventory_refuses_an_empty_root() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"num_frames": 0}, {"frame_stride": 0}, {"validation_fraction": 1.0}, {"split_number": 4}, {"flip": True}],
+    "options", [{"num_frames": 0}, {"frame_stride": 0}, {"validation_fraction": 1.0}, {"split_number": 4}]
 )
 def test_impossible_options_are_refused(options) -> None:
     with pytest.raises(ValueError, match=f"data.{next(iter(options))}"):

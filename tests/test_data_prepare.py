@@ -51,6 +51,14 @@ def test_embedded_data_in_one_go_and_again(config, capsys) -> None:
     assert (stage / "index.json").read_bytes() == before
 
 
+def test_moving_shapes_are_never_flipped(config) -> None:
+    with pytest.raises(ValueError, match=r"give data\.root=FOLDER, or data\.flip=false"):
+        run(with_data(config, flip=True))
+    run(config)
+    with pytest.raises(ValueError, match="MoveLeft into MoveRight"):
+        open_index(with_data(config, flip=True))
+
+
 def test_rejected_files_are_listed_with_reasons(config, folder, capsys) -> None:
     run(with_data(config, root=str(folder)))
     out = capsys.readouterr().out

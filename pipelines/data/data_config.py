@@ -34,9 +34,6 @@ class DataConfig:
         if self.split_number not in (1, 2, 3):
             raise ValueError(f"data.split_number is {self.split_number}, but must be 1, 2 or 3")
 
-        if self.flip and not self.root:
-            raise ValueError("data.flip would turn MoveLeft into MoveRight; leave it off for the moving shapes")
-
     @property
     def clip_span(self) -> int:
         """Frames of the file that one clip covers."""
