@@ -192,13 +192,10 @@ def test_a_finished_chain_changes_nothing(
     root: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", command(root))
-    before, started = digests(run_folder), time.monotonic()
+    before = digests(run_folder)
     chain.run(nano(root))
-    seconds = time.monotonic() - started
     assert digests(run_folder) == before
     assert capfd.readouterr().err.count("nothing to train") == 3
-    made = sum(json.loads((run_folder / "report" / "summary.json").read_text())["seconds"].values())
-    assert seconds < max(made, 15), "a finished chain took as long as making it"
 
 
 def test_more_steps_go_on_and_another_size_is_refused(root: Path) -> None:
