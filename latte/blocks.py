@@ -119,7 +119,6 @@ class LatteBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, axis: Axis, qk_norm: bool, mlp: nn.Module) -> None:
         super().__init__()
-        self.axis = axis
         self.modulation = Modulation(width, 6)
         self.attention_norm = ModulatedNorm(width)
         self.attention = Attention(width, heads, axis, qk_norm)

@@ -40,15 +40,16 @@ class Latte(ModelMixin, ConfigMixin):
         if self.num_classes:
             self.label_embedding = nn.Embedding(self.num_classes + 1, width)  # the last row is "no class"
         axes: tuple[Axis, Axis] = ("space", "time") if factorised else ("both", "both")
+        self.axes = [axes[i % 2] for i in range(depth)]
         self.blocks = nn.ModuleList(
             LatteBlock(
                 width,
                 heads,
-                axes[i % 2],
+                axis,
                 self.architecture.qk_norm,
                 build_mlp(self.architecture.mlp, width, self.architecture.mlp_ratio),
             )
-            for i in range(depth)
+            for axis in self.axes
         )
         outputs = 2 * values if self.predicts_variance else values
         self.final_layer = FinalLayer(width, {s.name: s.channels * outputs for s in streams})
@@ -99,7 +100,7 @@ class Latte(ModelMixin, ConfigMixin):
         for index, block in enumerate(self.blocks):
             if index == self.first_temporal_block and not rotations:
                 x = x + rearrange(self.given(self.frame_positions, num_frames), "f d -> f 1 d")
-            inputs = (x, condition, list(num_frames.values()), rotations.get(block.axis))
+            inputs = (x, condition, list(num_frames.values()), rotations.get(self.axes[index]))
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 x = self._gradient_checkpointing_func(block, *inputs)
             else:

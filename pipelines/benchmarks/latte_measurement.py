@@ -83,7 +83,7 @@ class Predictor(nn.Module):
             self.model = diffusers_latte(job.latents, depth, model_width, heads, patch)
             if job.kind.endswith("no_caption"):
                 for block in self.model.transformer_blocks:
-                    block.attn2 = None
+                    block.register_module("attn2", None)
             self.register_buffer("caption", torch.randn(1, 1, model_width))
         for parameter in self.parameters():  # nothing stays zero, so that nothing is skipped
             nn.init.normal_(parameter, std=0.02)
