@@ -157,10 +157,15 @@ class DeCoVAE(VideoAutoencoder):
             take("motion", self._measure("motion", normalise_motion(coding.motion), state))
             coding.decoded_motion = denormalise_motion(self._decode_part("motion", coding.latents, state))  # m^
         closed_loop, num_frames = config.residual_reference == "decoded", frames.shape[2]
-        # In the closed loop the residual makes good what x^_0 lacks, and x^_0 has its own loss: no gradient through the
-        # Gaussian volume (measured: the same quality in less time, and a keyframe 0.9 dB better).
-        keyframe = state.decoded_keyframe.detach() if closed_loop else state.decoded_keyframe
-        reference = coding.prediction = predict(keyframe, coding.decoded_motion, num_frames)
+        # In the closed loop the residual makes good what x^_0 and m^ lack, and both have losses of their own: no gradient
+        # through the warp while M is frozen (measured: a tenth less time per step for less than 0.1 dB, and a keyframe
+        # 0.9 dB better). M itself learns from the warp.
+        keyframe, motion = state.decoded_keyframe, coding.decoded_motion
+        if closed_loop:
+            keyframe = keyframe.detach()
+            if motion is not None and coding.motion is not None and not coding.motion.requires_grad:
+                motion = motion.detach()
+        reference = coding.prediction = predict(keyframe, motion, num_frames)
         if not closed_loop:
             reference = predict(state.keyframe, coding.motion, num_frames)
         coding.residual = decouple(frames, reference)  # Eq. 6
