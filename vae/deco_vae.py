@@ -157,7 +157,7 @@ class DeCoVAE(VideoAutoencoder):
             take("motion", self._measure("motion", normalise_motion(coding.motion), state))
             coding.decoded_motion = denormalise_motion(self._decode_part("motion", coding.latents, state))  # m^
         closed_loop, num_frames = config.residual_reference == "decoded", frames.shape[2]
-        # In the closed loop the residual makes good what x^_0 and m^ lack, and both have losses of their own: no gradient
+        # In the closed loop the residual makes good what x^_0 and m^ lack, and both have their own losses: no gradient
         # through the warp while M is frozen (measured: a tenth less time per step for less than 0.1 dB, and a keyframe
         # 0.9 dB better). M itself learns from the warp.
         keyframe, motion = state.decoded_keyframe, coding.decoded_motion
