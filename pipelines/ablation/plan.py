@@ -22,6 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS_MAY_CHANGE = ("data.flip", *DATA_MAY_CHANGE)
 # What does not change the weights that a run ends with.
 _INTERVALS = ("log_every", "validate_every", "preview_every", "checkpoint_every", "keep_checkpoints", "num_workers")
+SECTIONS = ("data", "motion", "vae", "ablation", "run")  # of an experiment, those that a run reads
 WITHOUT_EFFECT = (
     *ALWAYS_MAY_CHANGE,
     *DATA_MAY_CHANGE,
@@ -207,4 +208,4 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _as_run(changed: Experiment, config: Experiment, name: str, seed: int) -> Experiment:
     run = replace(config.run, name=f"{config.run.name}/{name}", seed=seed)
     scoring = AblationSection(strides=config.ablation.strides, clips_per_video=config.ablation.clips_per_video)
-    return replace(changed, run=run, ablation=scoring)
+    return replace(Experiment(), data=changed.data, motion=changed.motion, vae=changed.vae, run=run, ablation=scoring)

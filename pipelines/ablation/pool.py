@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from pipelines.ablation.plan import Job
+from pipelines.ablation.plan import SECTIONS, Job
 from pipelines.ablation.worker import work
 from pipelines.run.config import to_yaml
 from pipelines.run.folder import write_text
 from pipelines.run.interruption import Interruption
+from pipelines.run.stage import select
 
 SECONDS_BETWEEN_LOOKS = 0.1
 # What a training and its scores import only when they come to it; here it is imported once for all runs.
@@ -69,7 +70,7 @@ def _start(job: Job) -> ForkServerProcess:
     """The children are forked from a process that did nothing but import: they start at once, with clean threads."""
     job.path.mkdir(parents=True, exist_ok=True)
     experiment = job.path / "experiment.yaml"
-    write_text(experiment, to_yaml(job.config))
+    write_text(experiment, to_yaml(select(job.config, SECTIONS)))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([work.__module__, *IMPORTED_LATE])
     child = context.Process(target=work, args=(job.kind, str(experiment), str(job.path / "log.txt")))

@@ -1,4 +1,4 @@
-"""Diversity of generated videos within a class, as a fraction of that of real clips."""
+"""Diversity of generated videos within a class, as a fraction of that of real clips; distance to the nearest clip."""
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,26 @@ def mean_pairwise_distance(video_uint8: Tensor) -> float:
     Frames are averaged over 8 x 8 cells first: what is compared is layout, colour and motion. Noise and other fine
     differences, which a collapsed generator may still show, hardly count.
     """
-    num_clips = video_uint8.shape[0]
+    vectors = _coarse(video_uint8)
+    return (torch.pdist(vectors).mean() / vectors.shape[1] ** 0.5).item()
+
+
+def nearest_distances(video_uint8: Tensor, reference_uint8: Tensor) -> Tensor:
+    """video_uint8: (n, t, h, w, 3) uint8, reference_uint8: (m, t, h, w, 3) uint8 -> (n,) RMS difference in [0, 1] of
+    each video to the nearest reference clip, over 8 x 8 cells as above.
+
+    Of generated videos to training clips: as far as that of held-out real clips for a generator that invents, far less
+    for one that copies.
+    """
+    vectors, references = _coarse(video_uint8), _coarse(reference_uint8)
+    return torch.cdist(vectors, references).amin(dim=1) / vectors.shape[1] ** 0.5
+
+
+def _coarse(video_uint8: Tensor) -> Tensor:
+    """(n, t, h, w, 3) uint8 -> (n, values) in [0, 1], means over cells of every frame."""
     frames = rearrange(video_uint8, "n t h w c -> (n t) c h w").float() / 255
     cell = min(DOWNSAMPLING, *frames.shape[2:])
-    vectors = rearrange(F.avg_pool2d(frames, cell), "(n t) c h w -> n (t c h w)", n=num_clips)
-    return (torch.pdist(vectors).mean() / vectors.shape[1] ** 0.5).item()
+    return rearrange(F.avg_pool2d(frames, cell), "(n t) c h w -> n (t c h w)", n=video_uint8.shape[0])
 
 
 def diversity(
