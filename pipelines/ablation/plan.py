@@ -20,9 +20,9 @@ from pipelines.train_motion import DATA_MAY_CHANGE
 REPOSITORY = Path(__file__).resolve().parents[2]
 # What may differ between the rows' data: not the clips.
 ROWS_MAY_CHANGE = ("data.flip", *DATA_MAY_CHANGE)
+SECTIONS = ("data", "motion", "vae", "ablation", "run")  # of an experiment, those that a run reads
 # What does not change the weights that a run ends with.
 _INTERVALS = ("log_every", "validate_every", "preview_every", "checkpoint_every", "keep_checkpoints", "num_workers")
-SECTIONS = ("data", "motion", "vae", "ablation", "run")  # of an experiment, those that a run reads
 WITHOUT_EFFECT = (
     *ALWAYS_MAY_CHANGE,
     *DATA_MAY_CHANGE,
