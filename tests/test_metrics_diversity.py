@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipelines.metrics.diversity import diversity, mean_pairwise_distance
+from pipelines.metrics.diversity import diversity, mean_pairwise_distance, nearest_distances
 
 
 def clips(seed: int, num_clips: int) -> torch.Tensor:
@@ -45,3 +45,13 @@ def test_classes_without_a_pair_are_refused_in_one_sentence() -> None:
         diversity(real[:1], LABELS[:1], real, LABELS)
     with pytest.raises(ValueError, match="identical"):
         diversity(real, LABELS, real[:1].expand(12, -1, -1, -1, -1), LABELS)
+
+
+def test_nearest_distance_tells_copies_from_new_clips() -> None:
+    training, new = clips(0, 12), clips(1, 3)
+    assert torch.equal(nearest_distances(training[[7, 2]], training), torch.zeros(2))
+    far = nearest_distances(new, training)
+    cells = [c.float().reshape(len(c), 3, 4, 8, 4, 8, 3).mean(dim=(3, 5)).flatten(1) / 255 for c in (new, training)]
+    for i in range(3):
+        expected = min((cells[0][i] - other).square().mean().sqrt() for other in cells[1])
+        assert far[i].item() == pytest.approx(expected.item(), abs=1e-6)

@@ -1,0 +1,200 @@
+"""Layouts of Latte at equal steps, or its presets step by step, on cached latents: docs/results/latent_layouts.json or
+latte_presets.json.
+
+python tests/proofs/latte_training.py layouts|presets CONFIG.yaml data.root=FOLDER cache.vae=MODEL [key=value ...]
+
+Every row is trained from the same cache with the same batches of clips. Generated videos are judged by classifiers that
+know real training clips (as they are, and decoded from the cache). Beside the class accuracy stand the distance to the
+nearest training clip over that of held-out real clips (far below 1: copies), diversity over that of real clips, and
+proxy_fvd16. Rows that the JSON has already are not trained again; a row that was interrupted goes on.
+"""
+
+import itertools
+import json
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines import cache_latents, prepare_data, train_latte
+from pipelines.evaluate import classifier_clips, decode_clips, held_out_clips
+from pipelines.experiment import Experiment
+from pipelines.metrics import class_accuracy
+from pipelines.metrics.diversity import diversity, nearest_distances
+from pipelines.metrics.frechet import FeatureStatistics, frechet_distance
+from pipelines.metrics.i3d_weights import load_i3d
+from pipelines.prepare_data import open_index
+from pipelines.run.config import load_config
+from pipelines.run.folder import git_commit, read_jsonl, write_json
+from pipelines.sample import generate_videos, load_latte, model_paths
+from pipelines.sampling.plan import plan_samples
+from pipelines.train_vae import run_path
+from vae.registry import load_autoencoder
+
+ROOT = Path(__file__).resolve().parents[2]
+DEFAULT = ROOT / "configs" / "small_64.yaml"
+OVERLAYS = ROOT / "configs" / "overlays"
+LAYOUTS, SEEDS = ("keyframe_first", "channel", "tokens"), (0, 1, 2)
+RATES = (3e-4, 1e-3, 3e-3)
+TUNING_STEPS = 1000
+MILESTONES = (250, 500, 750, 1000, 1500, 2000, 3000)
+ENOUGH = 0.8  # class accuracy
+# What both presets share: the EMA's horizon, the batch and the schedule, with which every step is a result of its own.
+EQUAL = ("latte.loop.schedule=constant", "latte.loop.warmup_steps=50", "latte.loop.betas=[0.9,0.99]")
+EQUAL = (*EQUAL, "latte.loop.ema_decay=0.995")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training: what it is called, its part of the command line, and the steps at which it is judged."""
+
+    name: str
+    arguments: tuple[str, ...]
+    milestones: tuple[int, ...]
+    seed: int = 0
+    judged: bool = True  # False: its validation loss is all that is wanted
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What knows real clips: classifiers, training clips, held-out clips, and the statistics of their features."""
+
+    classifiers: list[class_accuracy.VideoClassifier]
+    training: Tensor
+    real: Tensor
+    real_labels: Tensor
+    real_statistics: FeatureStatistics
+    real_nearest: float
+
+
+def main(arguments: list[str]) -> None:
+    kind, *arguments = arguments
+    if kind not in ("layouts", "presets"):
+        raise SystemExit(__doc__)
+    config = load_config(Experiment, arguments, DEFAULT)
+    prepare_data.run(config)
+    cache_latents.run(config)
+    judges = make_judges(config)
+    controls = {
+        "class_accuracy_real": accuracy(judges, judges.real, judges.real_labels),
+        "nearest_training_clip_real": judges.real_nearest,
+    }
+    file = ROOT / "docs" / "results" / ("latent_layouts.json" if kind == "layouts" else "latte_presets.json")
+    if kind == "layouts":
+        layouts = [
+            Row(
+                f"{layout}-seed{seed}", (f"latte.layout={layout}", f"run.seed={seed}"), (config.latte.loop.steps,), seed
+            )
+            for seed, layout in itertools.product(SEEDS, LAYOUTS)
+        ]
+        run_rows(layouts, arguments, judges, file, controls)
+        return
+    presets = {name: (str(OVERLAYS / f"{name}.yaml"), *EQUAL) for name in ("modern", "latte_parity")}
+    tuning = [
+        Row(f"{preset}-lr{rate:g}", (*presets[preset], f"latte.loop.lr={rate}"), (TUNING_STEPS,), judged=False)
+        for preset, rate in itertools.product(presets, RATES)
+    ]
+    tuned = run_rows(tuning, arguments, judges, file, controls)
+    best = {preset: min(RATES, key=lambda rate: tuned[f"{preset}-lr{rate:g}"][-1]["loss"]) for preset in presets}
+    chosen = [
+        Row(f"{preset}-lr{rate:g}-judged", (*presets[preset], f"latte.loop.lr={rate}"), MILESTONES)
+        for preset, rate in best.items()
+    ]
+    run_rows(chosen, arguments, judges, file, controls | {"rate": best})
+
+
+def run_rows(
+    rows: Sequence[Row], arguments: Sequence[str], judges: Judges, file: Path, controls: dict[str, Any]
+) -> dict[str, list[dict[str, Any]]]:
+    """Train and judge what the file lacks, two rows side by side; {row: one record per milestone}."""
+    content = json.loads(file.read_text()) if file.exists() else {"rows": {}}
+    content |= controls | {"git_commit": git_commit(), "arguments": [a for a in arguments if "/" not in a]}
+    missing = [row for row in rows if len(content["rows"].get(row.name, [])) < len(row.milestones)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, context) as pool:
+        for done in as_completed([pool.submit(run_row, row, list(arguments), judges) for row in missing]):
+            name, records = done.result()
+            content["rows"][name] = records
+            write_json(file, content)
+            print(name, json.dumps(records[-1]), flush=True)
+    return content["rows"]
+
+
+def run_row(row: Row, arguments: list[str], judges: Judges) -> tuple[str, list[dict[str, Any]]]:
+    """Train one row in a run folder of its own, with the clips and the cache of all, and judge it at its milestones."""
+    files = [word for word in (*arguments, *row.arguments) if word.endswith(".yaml") and "=" not in word]
+    options = [word for word in (*arguments, *row.arguments) if word not in files]
+    base = load_config(Experiment, arguments, DEFAULT)
+    config = load_config(Experiment, [*files, *options], DEFAULT)
+    config = replace(config, run=replace(config.run, name=f"{config.run.name}-{row.name}", threads=1))
+    torch.set_num_threads(1)
+    run_path(config).mkdir(parents=True, exist_ok=True)
+    for stage in ("prepare_data", "cache_latents"):
+        if not (link := run_path(config) / stage).exists():
+            link.symlink_to((run_path(base) / stage).resolve(), target_is_directory=True)
+    records = []
+    for steps in row.milestones:
+        loop = replace(config.latte.loop, steps=steps, validate_every=0, preview_every=0)
+        config = replace(config, latte=replace(config.latte, loop=loop))
+        train_latte.run(config)
+        metrics = read_jsonl(run_path(config) / train_latte.STAGE / "metrics.jsonl")
+        record = {"steps": steps, "loss": [m["validation/loss"] for m in metrics if "validation/loss" in m][-1]}
+        record["steps_per_second"] = [m["steps_per_second"] for m in metrics if "steps_per_second" in m][-1]
+        if row.judged:
+            record |= judge(config, judges, is_last=steps == row.milestones[-1])
+        records.append(record)
+    return row.name, records
+
+
+def judge(config: Experiment, judges: Judges, is_last: bool) -> dict[str, float]:
+    """Class accuracy of new videos; at the last milestone what takes longer too."""
+    device = torch.device("cpu")
+    latte, autoencoder = model_paths(config)
+    model, vae = load_latte(latte, device), load_autoencoder(autoencoder)
+    plan = plan_samples(config, model)
+    videos = torch.stack(list(generate_videos(model, vae, plan, config, device)))
+    labels = torch.tensor([entry["label"] for entry in plan])
+    scores = {"class_accuracy": accuracy(judges, videos, labels)}
+    if is_last:
+        scores["nearest_training_clip"] = float(nearest_distances(videos, judges.training).mean())
+        scores["diversity"] = diversity(videos, labels, judges.real, judges.real_labels)[0]
+        scores["proxy_fvd16"] = frechet_distance(judges.real_statistics, features(config, videos))
+    return scores
+
+
+def accuracy(judges: Judges, videos: Tensor, labels: Tensor) -> float:
+    """Mean over the classifiers."""
+    return fmean(class_accuracy.accuracy(classifier, videos, labels) for classifier in judges.classifiers)
+
+
+def make_judges(config: Experiment) -> Judges:
+    """Fit the classifiers and measure the real clips. The real clips to which generated ones are compared went through
+    the autoencoder as they did."""
+    device, index = torch.device("cpu"), open_index(config)
+    clips, labels = classifier_clips(config, index, device)
+    steps = config.evaluate.classifier_steps
+    classifiers = [
+        class_accuracy.fit(clips, labels, len(index.classes), seed, steps)
+        for seed in range(config.evaluate.classifier_seeds)
+    ]
+    real, real_labels = held_out_clips(config, index)
+    real = decode_clips(real, config, device)
+    training = clips[len(clips) // 2 :]  # the second half went through the autoencoder
+    nearest = float(nearest_distances(real, training).mean())
+    return Judges(classifiers, training, real, real_labels, features(config, real), nearest)
+
+
+def features(config: Experiment, videos: Tensor) -> FeatureStatistics:
+    """Statistics of the features of the first 16 frames, by the network of proxy_fvd16 in bf16."""
+    return FeatureStatistics.of(load_i3d("", precision="bf16").features(videos[:, :16]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
