@@ -17,20 +17,13 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
+from judges import Judges
 
 from pipelines import cache_latents, prepare_data, train_latte
-from pipelines.evaluate import classifier_clips, decode_clips, held_out_clips
 from pipelines.experiment import Experiment
-from pipelines.metrics import class_accuracy
-from pipelines.metrics.diversity import diversity, nearest_distances
-from pipelines.metrics.frechet import FeatureStatistics, frechet_distance
-from pipelines.metrics.i3d_weights import load_i3d
-from pipelines.prepare_data import open_index
 from pipelines.run.config import load_config
 from pipelines.run.folder import git_commit, read_jsonl, write_json
 from pipelines.sample import generate_videos, load_latte, model_paths
@@ -62,18 +55,6 @@ class Row:
     judged: bool = True  # False: its validation loss is all that is wanted
 
 
-@dataclass(frozen=True)
-class Judges:
-    """What knows real clips: classifiers, training clips, held-out clips, and the statistics of their features."""
-
-    classifiers: list[class_accuracy.VideoClassifier]
-    training: Tensor
-    real: Tensor
-    real_labels: Tensor
-    real_statistics: FeatureStatistics
-    real_nearest: float
-
-
 def main(arguments: list[str]) -> None:
     kind, *arguments = arguments
     if kind not in ("layouts", "presets"):
@@ -81,11 +62,8 @@ def main(arguments: list[str]) -> None:
     config = load_config(Experiment, arguments, DEFAULT)
     prepare_data.run(config)
     cache_latents.run(config)
-    judges = make_judges(config)
-    controls = {
-        "class_accuracy_real": accuracy(judges, judges.real, judges.real_labels),
-        "nearest_training_clip_real": judges.real_nearest,
-    }
+    judges = Judges.fit(config)
+    controls: dict[str, Any] = judges.controls()
     file = ROOT / "docs" / "results" / ("latent_layouts.json" if kind == "layouts" else "latte_presets.json")
     if kind == "layouts":
         layouts = [
@@ -161,39 +139,7 @@ def judge(config: Experiment, judges: Judges, is_last: bool) -> dict[str, float]
     plan = plan_samples(config, model)
     videos = torch.stack(list(generate_videos(model, vae, plan, config, device)))
     labels = torch.tensor([entry["label"] for entry in plan])
-    scores = {"class_accuracy": accuracy(judges, videos, labels)}
-    if is_last:
-        scores["nearest_training_clip"] = float(nearest_distances(videos, judges.training).mean())
-        scores["diversity"] = diversity(videos, labels, judges.real, judges.real_labels)[0]
-        scores["proxy_fvd16"] = frechet_distance(judges.real_statistics, features(config, videos))
-    return scores
-
-
-def accuracy(judges: Judges, videos: Tensor, labels: Tensor) -> float:
-    """Mean over the classifiers."""
-    return fmean(class_accuracy.accuracy(classifier, videos, labels) for classifier in judges.classifiers)
-
-
-def make_judges(config: Experiment) -> Judges:
-    """Fit the classifiers and measure the real clips. The real clips to which generated ones are compared went through
-    the autoencoder as they did."""
-    device, index = torch.device("cpu"), open_index(config)
-    clips, labels = classifier_clips(config, index, device)
-    steps = config.evaluate.classifier_steps
-    classifiers = [
-        class_accuracy.fit(clips, labels, len(index.classes), seed, steps)
-        for seed in range(config.evaluate.classifier_seeds)
-    ]
-    real, real_labels = held_out_clips(config, index)
-    real = decode_clips(real, config, device)
-    training = clips[len(clips) // 2 :]  # the second half went through the autoencoder
-    nearest = float(nearest_distances(real, training).mean())
-    return Judges(classifiers, training, real, real_labels, features(config, real), nearest)
-
-
-def features(config: Experiment, videos: Tensor) -> FeatureStatistics:
-    """Statistics of the features of the first 16 frames, by the network of proxy_fvd16 in bf16."""
-    return FeatureStatistics.of(load_i3d("", precision="bf16").features(videos[:, :16]))
+    return {"class_accuracy": judges.accuracy(videos, labels), **(judges.scores(videos, labels) if is_last else {})}
 
 
 if __name__ == "__main__":
