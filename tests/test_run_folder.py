@@ -18,9 +18,9 @@ from pipelines.run.folder import StageFolder
 folder = StageFolder(sys.argv[1], "demo", "train_vae").open({})
 child = os.fork()  # like a data worker, it outlives its parent
 if child == 0:
+    print(os.getpid(), flush=True)  # it runs: being forked is behind it
     time.sleep(60)
     os._exit(0)
-print(child, flush=True)
 time.sleep(60)
 """
 
