@@ -112,9 +112,11 @@ def read_array(path: Path) -> np.ndarray:
         if path.suffix.lower() == ".safetensors":
             with safe_open(path, "numpy") as file:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        elif path.suffix.lower() == ".npz":
+            with path.open("rb") as opened:  # numpy leaves it open where it is damaged
+                arrays = dict(np.load(opened, allow_pickle=False))
         else:
-            loaded = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix.lower() == ".npy" else None)
-            arrays = {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+            arrays = {"": np.load(path, allow_pickle=False, mmap_mode="r")}
     except (OSError, ValueError, EOFError, SafetensorError, BadZipFile) as error:
         raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())}): restore or remove it") from error
     array = next(iter(arrays.values())) if len(arrays) == 1 else np.empty(0)
