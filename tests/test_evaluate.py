@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import diffusers
@@ -25,6 +26,7 @@ from pipelines.data.video_file import read_video, to_uint8, write_gif, write_vid
 from pipelines.evaluation.autoencoders import DiffusersAutoencoder, open_autoencoder
 from pipelines.evaluation.video_files import check_videos, find_videos
 from pipelines.experiment import Experiment
+from pipelines.metrics import inception
 from pipelines.metrics.fvd_protocols import PROTOCOLS, real_frame_indices
 from pipelines.metrics.i3d_weights import KNOWN_BLOBS, git_blob_sha1
 from pipelines.run.config import load_config
@@ -310,3 +312,28 @@ def test_a_pipeline_is_sampled_and_scored(root: Path, tmp_path: Path) -> None:
     (tmp_path / "other" / "model_index.json").write_text('{"_class_name": "LattePipeline"}')
     with pytest.raises(ValueError, match="is a LattePipeline, but only a DecoLattePipeline"):
         evaluate.run(load(root, f"evaluate.samples={tmp_path / 'other'}"))
+
+
+def test_frame_scores_where_inception_is_there(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With random weights under the name that their hash gives."""
+    torch.manual_seed(0)
+    network = inception.build_inception()
+    shutil.copytree(root / "weights", tmp_path / "weights")
+    torch.save(network.state_dict(), tmp_path / "state")
+    name = f"inception_v3_google-{sha256((tmp_path / 'state').read_bytes()).hexdigest()[:8]}.pth"
+    (tmp_path / "state").rename(tmp_path / "weights" / name)
+    monkeypatch.setattr(inception, "INCEPTION_FILE", name)
+    (tmp_path / "videos").mkdir()
+    for number in range(3):
+        np.save(tmp_path / "videos" / f"{number}.npy", moving(number).numpy())
+    options = [f"evaluate.samples={tmp_path / 'videos'}", f"evaluate.weights_dir={tmp_path / 'weights'}"]
+    generation = scores_of(load(root, *options, "evaluate.classifier_seeds=0", "evaluate.frames_per_video=1"))[
+        "generation"
+    ]
+    record = generation["fid_torchvision_record"]
+    assert record["id"] == "fid-torchvision-fvd16-strict-f1-n3-sets1" and record["num_videos"] == 3
+    logits = inception.split_frames(inception.frame_features(torch.stack([moving(i) for i in range(3)]), network, 1))[1]
+    p = torch.softmax(logits.double(), dim=1)
+    expected = (p * (p / p.mean(dim=0)).log()).sum(dim=1).mean().exp().item()
+    assert generation["inception_score_torchvision"] == pytest.approx(expected, rel=1e-4)
+    assert generation["fid_torchvision"] > 0

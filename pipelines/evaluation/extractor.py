@@ -23,11 +23,11 @@ def open_extractor(config: Experiment, preferred: str = TORCHSCRIPT_FILE) -> Fea
     extractor = load_i3d(options.weights_dir, options.i3d_bn_eps, options.i3d_precision, *arguments)
     if extractor.is_proxy:
         if ranks.is_main_process:
-            print(f"evaluate: {absent_weights(options.weights_dir, preferred)}", file=sys.stderr)
+            print(f"I3D: {absent_weights(options.weights_dir, preferred)}", file=sys.stderr)
         return extractor
     record = Path(config.run.root) / CHECKED / f"{extractor.weights_hash}-{extractor.bn_eps}.json"
     if ranks.is_main_process and not record.exists():
-        print(f"evaluate: checking {extractor.weights_file} against golden values, once", file=sys.stderr)
+        print(f"I3D: checking {extractor.weights_file} against golden values, once", file=sys.stderr)
         in_fp32 = load_i3d(options.weights_dir, options.i3d_bn_eps, "fp32", *arguments)
         measured = self_check(in_fp32, golden_for(extractor.weights_file))
         record.parent.mkdir(parents=True, exist_ok=True)

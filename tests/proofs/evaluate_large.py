@@ -106,7 +106,7 @@ class Memory:
             self.peak_bytes, self.peak_of_one = max(self.peak_bytes, sum(sizes)), max(self.peak_of_one, *sizes)
 
     def _pages(self, process: int) -> int:
-        """Resident pages of a process, files that it has mapped (libraries, videos) not counted; 0 when it has ended."""
+        """Resident pages of a process, mapped files (libraries, videos) not counted; 0 when it has ended."""
         with contextlib.suppress(OSError, ValueError):
             resident, shared = (int(field) for field in Path(f"/proc/{process}/statm").read_text().split()[1:3])
             return resident - shared
