@@ -18,6 +18,7 @@ from pipelines.evaluation.context import Evaluation, SampleSet, digest
 from pipelines.evaluation.frame_scores import score_frames
 from pipelines.evaluation.generation import score_frechet
 from pipelines.evaluation.pipeline_samples import is_pipeline, sample_pipeline
+from pipelines.evaluation.proxy_scores import score_proxies
 from pipelines.evaluation.reconstruction import crop_like, score_reconstruction
 from pipelines.evaluation.sample_sources import read_folder, read_sample_set
 from pipelines.experiment import Experiment
@@ -36,7 +37,7 @@ __all__ = ["STAGE", "crop_like", "run", "score_name", "spread"]
 STAGE = "evaluate"
 # Scores of generated videos: each adds {name: value} and {name_record: what defines it}. Features are shared by all
 # processes; what comes after the first two is done by one.
-SHARED_SCORES: tuple[Callable[[Evaluation], dict[str, Any]], ...] = (score_frechet, score_frames)
+SHARED_SCORES: tuple[Callable[[Evaluation], dict[str, Any]], ...] = (score_frechet, score_frames, score_proxies)
 GENERATION_SCORES: tuple[Callable[[Evaluation], dict[str, Any]], ...] = (score_classes,)
 
 

@@ -11,10 +11,14 @@ from torch import Tensor
 
 from pipelines.cache_latents import fixed_clips, open_cache
 from pipelines.data.video_file import to_float, to_uint8
-from pipelines.evaluation.context import Evaluation
+from pipelines.evaluation.context import Evaluation, digest
 from pipelines.metrics import class_accuracy
 from pipelines.metrics.clip_set import ClipSet, spread
 from pipelines.metrics.diversity import diversity
+from pipelines.metrics.proxy_classifier import NAME as CLASSIFIER
+from pipelines.metrics.proxy_classifier import joint_features
+from pipelines.metrics.proxy_frechet import proxy_record
+from pipelines.run.checkpoint import hash_folder
 from pipelines.run.folder import resolve_model
 from pipelines.train_vae import run_path
 from vae.registry import load_autoencoder
@@ -46,6 +50,9 @@ def score_classes(evaluation: Evaluation) -> dict[str, Any]:
     for seed in range(options.classifier_seeds):
         fit = (len(index.classes), seed, options.classifier_steps, evaluation.device)
         judge = class_accuracy.fit(training, labels, *fit)
+        if not seed:
+            real_rows = joint_features(judge, shown["class_accuracy_real"], held_out.labels)
+            distance = (real_rows, joint_features(judge, shown["class_accuracy"], samples.labels))
         for name, clips in shown.items():
             accuracies[name].append(class_accuracy.accuracy(judge, clips, truth[name]))
         still_judge = class_accuracy.fit(still(training), labels, *fit)
@@ -54,7 +61,20 @@ def score_classes(evaluation: Evaluation) -> dict[str, Any]:
             class_accuracy.accuracy(still_judge, still_real, held_out.labels)
         )
     means = {name: fmean(values) for name, values in accuracies.items()}
+    scores |= classifier_distance(evaluation, *distance, accuracies["class_accuracy_real"][0])
     return scores | means | {f"{name}_per_seed": values for name, values in accuracies.items()}
+
+
+def classifier_distance(evaluation: Evaluation, real: Tensor, fake: Tensor, accuracy: float) -> dict[str, Any]:
+    """proxy_frechet_classifier and its record. real, fake: rows of `joint_features`; accuracy: of that classifier."""
+    options = evaluation.config.evaluate
+    # decoded training clips make the classifier depend on the autoencoder too
+    vae = hash_folder(evaluation.vae_path) if evaluation.is_own and evaluation.vae_path else ""
+    facts = {"classifier_steps": options.classifier_steps, "classifier_clips": options.classifier_clips}
+    facts |= {"learned_from_clips_of": vae or "the files alone", "data": evaluation.index.fingerprint}
+    record = proxy_record(CLASSIFIER, real, fake, {**facts, "accuracy_real": accuracy})
+    identity = f"{CLASSIFIER}-n{record['num_fake']}-{digest(facts, record['num_real'])[:8]}"
+    return {CLASSIFIER: record["value"], f"{CLASSIFIER}_record": {"id": identity, **record}}
 
 
 def class_diversity(samples: ClipSet, real: ClipSet) -> float | None:

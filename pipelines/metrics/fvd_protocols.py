@@ -77,13 +77,14 @@ class EvaluateConfig:
     classifier_seeds: int = 3  # classifiers trained for class accuracy, seeds 0, 1, ...; 0 = no class accuracy
     classifier_steps: int = 250  # training steps of each classifier
     classifier_clips: int = 512  # clips of either split that the classifiers see at most, spread over the files
+    proxy_clips: int = 512  # samples, and held-out clips, behind the proxy_frechet distances at most; 0 = none
     reconstruction_clips: int = 256  # held-out clips whose reconstruction is scored at most
     rfvd_clips: int = 0  # of these, the clips whose I3D features are compared too (rfvd, rfvd_per_clip); 0 = none
 
     def __post_init__(self) -> None:
         find_protocol(self.protocol)
         least = {"num_videos": -1, "num_sets": 0, "rfvd_clips": 0, "frames_per_video": 0, "i3d_batch_size": 1}
-        least |= {"classifier_seeds": 0, "classifier_clips": 1, "reconstruction_clips": 1}
+        least |= {"classifier_seeds": 0, "proxy_clips": 0, "classifier_clips": 1, "reconstruction_clips": 1}
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
                 raise ValueError(f"evaluate.{name} is {getattr(self, name)}, but must be {smallest} or more")

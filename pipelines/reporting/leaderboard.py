@@ -24,8 +24,14 @@ from pipelines.sampling.sample_files import sample_file
 # Scores that are shown, by the beginnings of their names, and which way is better; everything else is in the JSON.
 HIGHER, LOWER, ONE = "higher is better", "lower is better", "1 is best"
 SHOWN = {
-    "reconstruction": {"psnr": HIGHER, "ssim": HIGHER, "lpips": LOWER, "rfvd": LOWER, "proxy_rfvd": LOWER},
-    "generation": {
+    "Autoencoder: reconstruction of held-out clips": {
+        "psnr": HIGHER,
+        "ssim": HIGHER,
+        "lpips": LOWER,
+        "rfvd": LOWER,
+        "proxy_rfvd": LOWER,
+    },
+    "Generated videos": {
         "fvd": LOWER,
         "proxy_fvd": LOWER,
         "kvd": LOWER,
@@ -34,8 +40,8 @@ SHOWN = {
         "inception_score": HIGHER,
         "class_accuracy": HIGHER,
         "diversity": ONE,
-        "proxy_frechet": LOWER,
     },
+    "Generated videos, proxy distances to held-out clips": {"proxy_frechet": LOWER},
 }
 HIDDEN = ("psnr_", "class_accuracy_")  # of components and controls: on the page of the run
 NUM_VIDEOS, FPS = 8, 8
