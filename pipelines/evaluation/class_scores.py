@@ -1,5 +1,6 @@
 """Class accuracy and diversity of an evaluation's samples, beside those of real clips; in constant memory."""
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from pipelines.cache_latents import fixed_clips, open_cache
 from pipelines.data.video_file import to_float, to_uint8
-from pipelines.evaluation.context import Evaluation, digest
+from pipelines.evaluation.context import Evaluation, digest, uncached
 from pipelines.metrics import class_accuracy
 from pipelines.metrics.clip_set import ClipSet, spread
 from pipelines.metrics.diversity import diversity
@@ -118,7 +119,7 @@ def training_clips(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
     if not evaluation.is_own:
         chosen_clips = evaluation.training.spread(config.evaluate.classifier_clips)
         return small(chosen_clips), chosen_clips.labels
-    cache, clips = open_cache(config, index), fixed_clips(config, index, "train")
+    cache, clips = open_cache(config, index), fixed_clips(replace(config, data=uncached(config.data)), index, "train")
     vae = load_autoencoder(resolve_model(config.cache.vae, run_path(config), "train_vae")).to(device)
     positions = cache.split("train")
     chosen = spread(len(positions), config.evaluate.classifier_clips)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from pipelines.data.clip_dataset import FixedClips
 from pipelines.data.clip_index import ClipIndex
+from pipelines.data.data_config import DataConfig
 from pipelines.data.video_file import to_uint8
 from pipelines.experiment import Experiment
 from pipelines.metrics.clip_set import ClipSet
@@ -42,12 +43,17 @@ class Evaluation:
     @property
     def held_out(self) -> ClipSet:
         """Real clips of the validation split, of data.num_frames frames."""
-        return fixed_set(FixedClips(self.index, self.config.data, "validation"))
+        return fixed_set(FixedClips(self.index, uncached(self.config.data), "validation"))
 
     @property
     def training(self) -> ClipSet:
         """Real clips of the training split, of data.num_frames frames."""
-        return fixed_set(FixedClips(self.index, self.config.data, "train"))
+        return fixed_set(FixedClips(self.index, uncached(self.config.data), "train"))
+
+
+def uncached(data: DataConfig) -> DataConfig:
+    """The same clips, but no file is kept in memory: an evaluation reads most of them once."""
+    return replace(data, memory_cache_gb=0.0)
 
 
 def fixed_set(clips: FixedClips) -> ClipSet:

@@ -10,6 +10,7 @@ from pipelines.data.clip_dataset import FixedClips, collate
 from pipelines.data.clip_index import ClipIndex
 from pipelines.data.video_file import to_uint8
 from pipelines.evaluation.autoencoders import DiffusersAutoencoder, class_of, open_autoencoder
+from pipelines.evaluation.context import uncached
 from pipelines.evaluation.extractor import open_extractor
 from pipelines.experiment import Experiment
 from pipelines.metrics.clip_set import spread
@@ -29,7 +30,7 @@ def score_reconstruction(folder: Path, config: Experiment, index: ClipIndex, dev
 
     folder: of an autoencoder of ours or of diffusers. With evaluate.rfvd_clips also rfvd and rfvd_per_clip.
     """
-    options, clips = config.evaluate, FixedClips(index, config.data, "validation")
+    options, clips = config.evaluate, FixedClips(index, uncached(config.data), "validation")
     vae = open_autoencoder(folder, device)
     chosen = spread(len(clips), options.reconstruction_clips)
     lpips = None

@@ -4,6 +4,8 @@ Train it on decoded reconstructions of real training clips, so that it judges mo
 control is the same classifier trained and tested on `repeat_first_frame` clips: what one frame tells about the class.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -117,18 +119,24 @@ def fit(
     return model.eval()
 
 
+def _seen(video_uint8: Tensor) -> Iterator[Tensor]:
+    """The classifier's input for 32 clips at a time; float copies of few clips are in memory at once."""
+    for clips in video_uint8.split(256):
+        yield from shrink(clips).split(32)
+
+
 @torch.inference_mode()
 def predict(classifier: VideoClassifier, video_uint8: Tensor) -> Tensor:
     """video_uint8: (n, t, h, w, 3) uint8 -> (n,) int64, the most likely class of each clip."""
     device = classifier.head.weight.device
-    return torch.cat([classifier(frames.to(device)).argmax(dim=1).cpu() for frames in shrink(video_uint8).split(32)])
+    return torch.cat([classifier(frames.to(device)).argmax(dim=1).cpu() for frames in _seen(video_uint8)])
 
 
 @torch.inference_mode()
 def embed(classifier: VideoClassifier, video_uint8: Tensor) -> Tensor:
     """video_uint8: (n, t, h, w, 3) uint8 -> (n, d) float on the CPU: the features behind the classifier's answer."""
     device = classifier.head.weight.device
-    return torch.cat([classifier.features(frames.to(device)).cpu() for frames in shrink(video_uint8).split(32)])
+    return torch.cat([classifier.features(frames.to(device)).cpu() for frames in _seen(video_uint8)])
 
 
 def accuracy(classifier: VideoClassifier, video_uint8: Tensor, labels: Tensor) -> float:

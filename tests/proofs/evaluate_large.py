@@ -44,7 +44,7 @@ def arguments_of(folder: Path, num_videos: int, more: Sequence[str]) -> list[str
     shapes = (
         f"{{resolution: {SIDE}, num_frames: {FRAMES}, train_per_class: {num_videos // 8}, validation_per_class: 8}}"
     )
-    data = [f"data.shapes={shapes}", f"data.resolution={SIDE}", "data.num_frames=13", "data.memory_cache_gb=0"]
+    data = [f"data.shapes={shapes}", f"data.resolution={SIDE}", "data.num_frames=13"]
     own = [f"evaluate.samples={folder / 'samples'}", f"evaluate.num_videos={num_videos}", "evaluate.i3d_precision=fp32"]
     run = [f"run.root={folder / 'runs'}", "run.name=large", "run.device=cpu", "run.threads=1"]
     return [str(DEMO), *data, *own, *run, *more]
