@@ -12,7 +12,7 @@ from pipelines.metrics.frechet import FeatureStatistics
 from pipelines.metrics.proxy_classifier import joint_features
 from pipelines.metrics.proxy_flow import FlowFeatures, flow_statistics
 from pipelines.metrics.proxy_frechet import clip_features, proxy_record, proxy_records, standardised_distance
-from pipelines.metrics.proxy_latents import LatentFeatures, latent_energies
+from pipelines.metrics.proxy_latents import LatentFeatures, latent_deviations, latent_energies
 from pipelines.metrics.proxy_temporal import TemporalFeatures, temporal_energies
 
 
@@ -51,8 +51,7 @@ def test_constant_features_are_left_out_and_counted() -> None:
     with_constant = [torch.cat([rows, constant], dim=1) for rows in (real, fake)]
     value, dimensions = standardised_distance(*map(FeatureStatistics.of, with_constant))
     assert dimensions == 3 and value == pytest.approx(distance(real, fake), rel=1e-9)
-    with pytest.raises(ValueError, match="same features"):
-        distance(constant, constant)
+    assert proxy_record("x", constant, real[:, :1], {})["value"] is None, "of features that say nothing"
     with pytest.raises(ValueError, match="2 clips in each, got 20 real and 1"):
         distance(real, fake[:1])
 
@@ -60,7 +59,7 @@ def test_constant_features_are_left_out_and_counted() -> None:
 def test_records_name_what_the_features_depend_on() -> None:
     sources = [
         TemporalFeatures(),
-        LatentFeatures(lambda video: {"motion": video, "keyframe": video}, {"motion": 3}, "abc"),
+        LatentFeatures(lambda video: {"motion": video, "keyframe": video}, {"motion": torch.ones(3)}, "abc"),
     ]
     real, fake = (clip_features(moving(seed=seed), sources) for seed in (0, 1))
     records = proxy_records(sources, real, fake)
@@ -73,15 +72,16 @@ def test_records_name_what_the_features_depend_on() -> None:
 
 
 def test_temporal_energies_are_energies_of_differences() -> None:
-    """A clip without spatial detail: all energy is in the last band; x_t = 10 t (-1)^t gives both differences."""
+    """A clip without spatial detail: all energy is in the last band."""
     levels = torch.tensor([100.0 + 10 * t * (-1) ** t for t in range(6)])
     video = levels[None, :, None, None, None].expand(2, -1, 16, 16, 3).to(torch.uint8)
     features = rearrange(temporal_energies(video), "n (band difference kind) -> n band difference kind", band=4, kind=2)
     for order in (1, 2):
-        energies = (levels.diff(n=order).square() + 1 / 12).log()
-        expected = torch.stack([energies.mean(), energies.std()])
-        torch.testing.assert_close(features[0, 3, order - 1], expected)
-        torch.testing.assert_close(features[0, :3, order - 1, 0], torch.full((3,), math.log(1 / 12)))
+        energies = levels.diff(n=order).square() + 1 / 12
+        torch.testing.assert_close(
+            features[0, 3, order - 1], torch.stack([energies.mean().log(), energies.log().mean()])
+        )
+        torch.testing.assert_close(features[0, :3, order - 1], torch.full((3, 2), math.log(1 / 12)))
     with pytest.raises(ValueError, match="needs 4 frames of 8 pixels"):
         temporal_energies(video[:, :3])
 
@@ -119,9 +119,22 @@ def test_latent_energies_are_energies_of_differences() -> None:
     latent = torch.stack([rows, rows + 3, rows])[None, None]  # (1, 1, 3, 4, 5)
     values = torch.stack([rows, rows + 3, rows])
     expected = torch.stack([values.var(correction=0), torch.tensor(4.0), torch.tensor(9.0)])
-    torch.testing.assert_close(latent_energies(latent)[0], (expected + 1e-4).log())
+    torch.testing.assert_close(latent_energies(latent)[0], (expected + 0.1).log())
     still = latent_energies(latent[:, :, :1])[0]
-    torch.testing.assert_close(still[2], torch.tensor(1e-4).log(), msg="one latent frame has no differences over time")
+    torch.testing.assert_close(still[2], torch.tensor(0.1).log(), msg="one latent frame has no differences over time")
+
+
+def test_latents_are_whitened_over_clips_positions_and_frames() -> None:
+    video, scale = moving(num_clips=6), torch.tensor([1.0, 50.0, 1e-3])[:, None, None, None]
+    plain, scaled = (lambda x: {"video": x, "other": x}), (lambda x: {"video": x * scale, "other": x})
+    deviations = [latent_deviations(encode, video.split(4), ["video"]) for encode in (plain, scaled)]
+    as_float = rearrange(video, "n t h w c -> c (n t h w)").double() / 127.5 - 1
+    torch.testing.assert_close(deviations[0]["video"].double(), as_float.std(dim=1, correction=0), rtol=1e-6, atol=0)
+    rows = [
+        LatentFeatures(encode, std, "abc")(video)["proxy_frechet_latents_video"]
+        for encode, std in zip((plain, scaled), deviations, strict=True)
+    ]
+    torch.testing.assert_close(*rows, msg="the unit of a channel does not matter")
 
 
 def test_labels_count_beside_what_the_classifier_sees() -> None:

@@ -60,11 +60,11 @@ def proxy_record(name: str, real: Tensor, fake: Tensor, facts: Mapping[str, Any]
     return {"name": name, "value": value, **counts, **facts}
 
 
-def standardised_distance(real: FeatureStatistics, fake: FeatureStatistics) -> tuple[float, int]:
+def standardised_distance(real: FeatureStatistics, fake: FeatureStatistics) -> tuple[float | None, int]:
     """Frechet distance after each feature was divided by its deviation over the real clips, and how many features.
 
-    Features that are constant over the real clips have no such deviation and are left out. ValueError for fewer than
-    two clips on a side, or where all features are constant.
+    Features that are constant over the real clips have no such deviation and are left out; where all are (the motion
+    of a model that sees none), the distance is None. ValueError for fewer than two clips on a side.
     """
     if min(real.num_samples, fake.num_samples) < 2:
         raise ValueError(
@@ -74,7 +74,7 @@ def standardised_distance(real: FeatureStatistics, fake: FeatureStatistics) -> t
     variance = real.covariance(unbiased=False).diagonal()
     kept = (variance > CONSTANT * (variance + real.mean.square())).nonzero().squeeze(1)
     if len(kept) == 0:
-        raise ValueError("all real clips have the same features, so there is no distance: give different clips")
+        return None, 0
     deviation = variance[kept].sqrt()
 
     def scaled(statistics: FeatureStatistics) -> FeatureStatistics:

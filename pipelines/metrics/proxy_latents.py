@@ -1,10 +1,10 @@
-"""proxy_frechet_latents_...: the distribution of an autoencoder's latents, one distance per part.
+"""proxy_frechet_latents_...: the distribution of an autoencoder's whitened latents, one distance per part.
 
 A clip's features are log energies of every channel: how much it varies over the clip, between neighbouring positions
-and between successive latent frames. Dividing them by their deviation over the real clips whitens them.
+and between successive latent frames.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,31 +13,58 @@ from torch import Tensor
 
 Encode = Callable[[Tensor], Mapping[str, Tensor]]  # (n, 3, t, h, w) in [-1, 1] -> {part: (n, c, t', h', w')}
 PREFIX = "proxy_frechet_latents_"
-SMALLEST_ENERGY = 1e-4  # of a part that carries nothing, such as the motion of a still clip: not minus infinity
+# Of latents of variance 1. Without it clips in which nothing happens, of which every data set has some, would be so far
+# from all others that they alone made the distance.
+SMALLEST_ENERGY = 0.1
 
 
 class LatentFeatures:
-    """Latents of some parts of an autoencoder.
+    """Whitened latents of some parts of an autoencoder.
 
-    encode: gives the latents that a clip is decoded from. channels: of every part that is scored. identity: hash of
-    the weights.
+    encode: gives the latents that a clip is decoded from. deviations: {part: (c,)} of every part that is scored, over
+    real clips (`latent_deviations`). identity: hash of the weights.
     """
 
     def __init__(
-        self, encode: Encode, channels: Mapping[str, int], identity: str, device: torch.device | str = "cpu"
+        self, encode: Encode, deviations: Mapping[str, Tensor], identity: str, device: torch.device | str = "cpu"
     ) -> None:
-        self.encode, self.channels, self.identity, self.device = encode, dict(channels), identity, device
-        self.dimensions: Mapping[str, int] = {f"{PREFIX}{part}": 3 * size for part, size in channels.items()}
+        self.encode, self.deviations, self.identity, self.device = encode, dict(deviations), identity, device
+        self.dimensions: Mapping[str, int] = {f"{PREFIX}{part}": 3 * len(std) for part, std in deviations.items()}
 
     @torch.inference_mode()
     def __call__(self, video_uint8: Tensor) -> dict[str, Tensor]:
         """(n, t, h, w, 3) uint8 -> {name: (n, 3 c)}."""
         latents = self.encode(as_float(video_uint8).to(self.device))
-        return {f"{PREFIX}{part}": latent_energies(latents[part].float().cpu()) for part in self.channels}
+        return {
+            f"{PREFIX}{part}": latent_energies(latents[part].float().cpu() / rearrange(std, "c -> c 1 1 1"))
+            for part, std in self.deviations.items()
+        }
 
     def record(self) -> dict[str, Any]:
         """Distances in the latents of other weights are other numbers."""
         return {"autoencoder": self.identity}
+
+
+@torch.inference_mode()
+def latent_deviations(
+    encode: Encode, clips: Iterable[Tensor], parts: Iterable[str], device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """{part: (c,)} standard deviation of every channel over clips, positions and frames; 1 where a channel is constant.
+
+    clips: a stream of (n, t, h, w, 3) uint8, one chunk in memory at a time.
+    """
+    sums: dict[str, Tensor] = {}
+    for video_uint8 in clips:
+        latents = encode(as_float(video_uint8).to(device))
+        for part in parts:
+            values = rearrange(latents[part].double().cpu(), "n c t h w -> c (n t h w)")
+            moments = torch.stack([torch.ones_like(values), values, values.square()]).sum(dim=2)  # (3, c)
+            sums[part] = sums[part] + moments if part in sums else moments
+    found = {}
+    for part, (count, total, squares) in sums.items():
+        variance = (squares / count - (total / count).square()).clamp(min=0)
+        found[part] = torch.where(variance > 0, variance, 1.0).sqrt().float()
+    return found
 
 
 def latent_energies(latent: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ SMALLEST_SIDE = 2 ** (NUM_BANDS - 1)
 
 
 class TemporalFeatures:
-    """Per clip: mean and spread over time of the log energy of x_{t+1} - x_t and of x_{t+1} - 2 x_t + x_{t-1}, in four
-    bands of spatial frequency."""
+    """Per clip: log energy of x_{t+1} - x_t and of x_{t+1} - 2 x_t + x_{t-1} in four bands of spatial frequency, each
+    as the log of its mean over time and as the mean of its log: the two differ where a clip moves by fits and starts.
+    """
 
     dimensions: Mapping[str, int] = {NAME: 4 * NUM_BANDS}
 
@@ -30,7 +31,7 @@ class TemporalFeatures:
 
 
 def temporal_energies(video_uint8: Tensor) -> Tensor:
-    """(n, t, h, w, 3) uint8, t >= 4, sides of 8 or more -> (n, 16) float: [band, difference, mean or spread]."""
+    """(n, t, h, w, 3) uint8, t >= 4, sides of 8 or more -> (n, 16) float: [band, difference, kind of mean]."""
     num_clips, num_frames, height, width, _ = video_uint8.shape
     if num_frames < 4 or min(height, width) < SMALLEST_SIDE:
         raise ValueError(
@@ -45,7 +46,7 @@ def temporal_energies(video_uint8: Tensor) -> Tensor:
         difference = rearrange(detail, "(n t) c h w -> n t (c h w)", n=num_clips)
         for _ in range(2):
             difference = difference.diff(dim=1)  # (n, t - 1, c h w), then (n, t - 2, c h w)
-            level = (difference.square().mean(dim=2) + QUANTISATION).log()
-            energies += [level.mean(dim=1), level.std(dim=1)]
+            energy = difference.square().mean(dim=2) + QUANTISATION  # (n, t - 1), then (n, t - 2)
+            energies += [energy.mean(dim=1).log(), energy.log().mean(dim=1)]
         picture = coarse
     return torch.stack(energies, dim=1)

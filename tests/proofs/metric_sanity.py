@@ -1,9 +1,10 @@
 """Do the metrics rank damage in the right order? On real clips; writes docs/results/metric_sanity.json and .md.
 
-python tests/proofs/metric_sanity.py CLIPS RUN WORK [i3d]
+python tests/proofs/metric_sanity.py CLIPS RUN,RUN,... WORK [i3d]
 
-CLIPS: a folder with actions64/, ucf101/ and clips/ (videos). RUN: a run folder with an autoencoder that was trained on
-such clips. WORK: where features are kept; the same command goes on. i3d: measure proxy_fvd16 too (slow on a CPU).
+CLIPS: a folder with actions64/, ucf101/ and clips/ (videos). RUN: folders of runs whose autoencoders were trained on
+such clips, one of each kind. WORK: where features are kept; the same command goes on. i3d: measure proxy_fvd16 too,
+which is slow on a CPU.
 
 Files are drawn apart into "real" and "damaged" ones, several times. The damaged ones are blurred, made noisy, shuffled
 in time, frozen, or given the wrong class, each in three strengths; every distance should grow with the strength.
@@ -31,7 +32,7 @@ from pipelines.metrics.proxy_classifier import NAME as CLASSIFIER
 from pipelines.metrics.proxy_classifier import joint_features
 from pipelines.metrics.proxy_flow import FlowFeatures
 from pipelines.metrics.proxy_frechet import standardised_distance
-from pipelines.metrics.proxy_latents import LatentFeatures
+from pipelines.metrics.proxy_latents import LatentFeatures, latent_deviations
 from pipelines.metrics.proxy_temporal import TemporalFeatures
 from pipelines.run.checkpoint import hash_folder
 from pipelines.run.folder import git_commit, resolve_model, write_json, write_text
@@ -155,31 +156,43 @@ def splits(files):
 # ------------------------------------------------------------------ measurement
 
 
-def main(clips_folder: Path, run: Path, work: Path, with_i3d: bool) -> None:
+def main(clips_folder: Path, runs: list[Path], work: Path, with_i3d: bool) -> None:
     files = [file for name in ("actions64", "ucf101", "clips") for file in files_of(clips_folder / name)]
     clips = read_clips(files, CLIPS_PER_FILE)
-    path = resolve_model(str(run), run, "train_vae")
-    vae, identity = load_autoencoder(path), hash_folder(path)
-    channels = {part: shape[0] for part, shape in vae.latent_shapes((NUM_FRAMES, SIZE, SIZE)).items()}
-    sources = [LatentFeatures(lambda video: vae.encode(video).latents, channels, identity)]
-    sources += [FlowFeatures(vae.motion_module, warp, identity), TemporalFeatures()]
-    measured = by_features(clips, work / identity[:12], sources)
+    measured = by_features(clips, work / "pixels", [TemporalFeatures()])
     measured |= by_classifier(clips_folder / "actions64", work)
+    autoencoders = {}
+    for run in runs:
+        path = resolve_model(str(run), run, "train_vae")
+        autoencoders[json.loads((path / "config.json").read_text())["_class_name"]] = identity = hash_folder(path)
+        measured = by_features(clips, work / identity[:12], sources_of(path, identity, clips)) | measured
     if with_i3d:
         measured |= by_i3d(clips, work)
-    metrics = {name: judge(values) for name, values in measured.items()}
     content = {
         "strengths": {name: " ".join(damage.__doc__.split()) for name, damage in (*DAMAGE.items(), (MIX_UP, mix_up))},
         "num_files": len({file for file, _ in clips}),
         "num_clips": len(clips),
         "num_splits": NUM_SPLITS,
-        "autoencoder": identity,
-        "metrics": metrics,
+        "autoencoders": autoencoders,
+        "metrics": {name: judge(values) for name, values in measured.items()},
         "git_commit": git_commit(),
     }
     write_json(ROOT / "docs" / "results" / "metric_sanity.json", content)
     write_text(ROOT / "docs" / "results" / "metric_sanity.md", page(content))
     print(page(content))
+
+
+def sources_of(path, identity, clips):
+    """The features that an autoencoder gives."""
+    vae = load_autoencoder(path)
+    few = (torch.stack([clip for _, clip in clips[start : start + 16]]) for start in range(0, len(clips), 16))
+
+    def encode(video):
+        return vae.encode(video).latents
+
+    deviations = latent_deviations(encode, few, list(vae.latent_shapes((NUM_FRAMES, SIZE, SIZE))))
+    flows = [FlowFeatures(module, warp, identity) for module in vae.motion_modules()]
+    return [LatentFeatures(encode, deviations, identity), *flows]
 
 
 def by_features(clips, folder, sources):
@@ -339,7 +352,7 @@ HEAD = """# Do the proxy metrics rank damage in the right order?
 Figures: [metric_sanity.json](metric_sanity.json), made by
 
 ```bash
-python tests/proofs/metric_sanity.py CLIPS RUN WORK i3d
+python tests/proofs/metric_sanity.py CLIPS RUN,RUN WORK i3d
 ```
 
 A metric that claims to measure generated videos must at least grow when real videos are damaged more. Real files
@@ -353,4 +366,4 @@ DISCUSSION: list[str] = []
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]), with_i3d="i3d" in sys.argv[4:])
+    main(Path(sys.argv[1]), [*map(Path, sys.argv[2].split(","))], Path(sys.argv[3]), with_i3d="i3d" in sys.argv[4:])
