@@ -39,12 +39,14 @@ MEANINGS = {
     "proxy_rfvd_per_clip": "PROXY: rfvd_per_clip with random weights.",
     "proxy_frechet_temporal": "PROXY: Fréchet distance to held-out clips in the energy of differences between "
     "successive frames, in four bands of spatial frequency. Lower is better; 0 = alike.",
-    "proxy_frechet_flow": "PROXY: the same in statistics of the flow that the run's motion module sees.",
-    "proxy_frechet_latents_motion": "PROXY: the same in the motion latents of the run's autoencoder.",
-    "proxy_frechet_latents_residual": "PROXY: the same in its residual latents.",
+    "proxy_frechet_flow": "PROXY: Fréchet distance to held-out clips in statistics of the flow that the run's motion "
+    "module sees between successive frames, and of what the flow leaves unexplained.",
+    "proxy_frechet_latents_motion": "PROXY: Fréchet distance to held-out clips in the energy of the whitened motion "
+    "latents of the run's autoencoder.",
+    "proxy_frechet_latents_residual": "PROXY: the same in the residual latents.",
     "proxy_frechet_latents_video": "PROXY: the same in the latents of an autoencoder without components.",
-    "proxy_frechet_classifier": "PROXY: the same in what a small video classifier, trained on the real training clips, "
-    "sees of a video, together with the class asked for.",
+    "proxy_frechet_classifier": "PROXY: Fréchet distance to held-out clips in what a small video classifier, trained on "
+    "the real training clips, sees of a video, together with the class asked for.",
 }
 CURVES = {
     "train_motion": "self-supervised: warp the first frame of a clip onto the others",
