@@ -45,8 +45,8 @@ MEANINGS = {
     "latents of the run's autoencoder.",
     "proxy_frechet_latents_residual": "PROXY: the same in the residual latents.",
     "proxy_frechet_latents_video": "PROXY: the same in the latents of an autoencoder without components.",
-    "proxy_frechet_classifier": "PROXY: Fréchet distance to held-out clips in what a small video classifier, trained on "
-    "the real training clips, sees of a video, together with the class asked for.",
+    "proxy_frechet_classifier": "PROXY: Fréchet distance to held-out clips in what a small video classifier, trained "
+    "on the real training clips, sees of a video, together with the class asked for.",
 }
 CURVES = {
     "train_motion": "self-supervised: warp the first frame of a clip onto the others",
