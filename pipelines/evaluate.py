@@ -1,223 +1,165 @@
 """Score reconstructions and samples: python pipelines/evaluate.py [CONFIG.yaml ...] [key=value ...]
 
-Writes runs/<run>/evaluate/<samples>-<digest>/scores.json: PSNR and SSIM of held-out clips and of every component, class
-accuracy with its controls, diversity, Frechet video distance (proxy_fvd16 where the I3D weights are absent).
+Of this run's samples, of evaluate.samples=FOLDER (anybody's videos, or an exported pipeline), of evaluate.vae=FOLDER
+(any autoencoder). Writes runs/<run>/evaluate/<samples>-<digest>/scores.json; the same command goes on after a kill, and
+`torchrun` shares the work.
 """
 
-import hashlib
-import json
-from collections.abc import Iterator
+import contextlib
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from statistics import fmean
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from pipelines.cache_latents import fixed_clips, open_cache
-from pipelines.data.clip_dataset import FixedClips, collate
 from pipelines.data.clip_index import ClipIndex
-from pipelines.data.video_file import read_video, to_float, to_uint8
+from pipelines.evaluation.autoencoders import find_autoencoder
+from pipelines.evaluation.class_scores import score_classes
+from pipelines.evaluation.context import Evaluation, SampleSet, digest
+from pipelines.evaluation.frame_scores import score_frames
+from pipelines.evaluation.generation import score_frechet
+from pipelines.evaluation.pipeline_samples import is_pipeline, sample_pipeline
+from pipelines.evaluation.proxy_scores import score_proxies
+from pipelines.evaluation.reconstruction import crop_like, score_reconstruction
+from pipelines.evaluation.sample_sources import read_folder, read_sample_set
 from pipelines.experiment import Experiment
-from pipelines.metrics import class_accuracy
-from pipelines.metrics.codec_round_trip import resize_and_crop
-from pipelines.metrics.diversity import diversity
-from pipelines.metrics.frame_quality import load_lpips, lpips_available, lpips_distance, psnr, ssim
-from pipelines.metrics.fvd_protocols import (
-    FvdProtocol,
-    find_protocol,
-    frechet_video_distance,
-    real_frame_indices,
-    select_real_clips,
-)
-from pipelines.metrics.i3d_weights import load_i3d
+from pipelines.metrics.clip_set import spread
 from pipelines.prepare_data import open_index
-from pipelines.run.folder import StageFolder, resolve_model, write_json
-from pipelines.run.ranks import choose_device
+from pipelines.run.checkpoint import hash_folder
+from pipelines.run.folder import StageFolder, write_json
+from pipelines.run.ranks import connect, wait
 from pipelines.run.stage import main, select
 from pipelines.sample import model_paths, sample_folder
-from pipelines.sampling.sample_files import read_samples
 from pipelines.train_motion import index_input
 from pipelines.train_vae import run_path
-from vae.interface import VideoAutoencoder
-from vae.registry import load_autoencoder
+
+__all__ = ["STAGE", "crop_like", "run", "score_name", "spread"]
 
 STAGE = "evaluate"
-BATCH = 16
-# Components whose PSNR against the clip itself means something.
-SCORED_AS_VIDEO = {"reconstruction": "psnr", "warped": "psnr_warp_only", "decoded_warped": "psnr_warp_decoded"}
+# Scores of generated videos: each adds {name: value} and {name_record: what defines it}. Features are shared by all
+# processes; what comes after the first two is done by one.
+SHARED_SCORES: tuple[Callable[[Evaluation], dict[str, Any]], ...] = (score_frechet, score_frames, score_proxies)
+GENERATION_SCORES: tuple[Callable[[Evaluation], dict[str, Any]], ...] = (score_classes,)
 
 
 def run(config: Experiment) -> None:
-    """Score the autoencoder and the samples of exactly this configuration."""
-    device = choose_device(config.run.device)
-    index = open_index(config)
-    samples = sample_folder(config)
+    """Score what the options name: generated videos, the autoencoder, or both."""
+    ranks, index = connect(config.run.device), open_index(config)
+    samples, vae_path = open_inputs(config, index)
     folder = StageFolder(config.run.root, config.run.name, f"{STAGE}/{score_name(config)}")
-    inputs = index_input(index) | {"samples": {"path": str(samples), "hash": samples.name}}
-    with folder.open(select(config, ("data", "evaluate", "run")), inputs, ("data.*", "evaluate.i3d_batch_size")):
+    settings = select(config, ("data", "evaluate", "run"))
+    with folder.open(settings, inputs(config, index, samples, vae_path), ("data.*", "evaluate.i3d_batch_size")):
+        wait()  # the first process has found nothing against it
         if folder.done:
             print(f"{STAGE}: scored already, {folder.path / 'scores.json'}")
             return
-        vae = load_autoencoder(model_paths(config)[1]).to(device)
-        scores = {"reconstruction": score_reconstruction(vae, config, index), "generation": {}}
-        plan, videos = read_samples(samples)
-        labels = torch.tensor([entry["label"] for entry in plan])
-        scores["generation"] |= score_classes(config, index, videos, labels, device)
-        scores["generation"] |= score_frechet(config, index, plan, videos, device)
-        write_json(folder.path / "scores.json", scores)
-        folder.finish({"scores": "scores.json"})
-        for section, values in scores.items():
-            print(f"{section}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items() if isinstance(v, float)))
+        scores: dict[str, dict[str, Any]] = {"reconstruction": {}, "generation": {}}
+        if samples:
+            own_vae = vae_path or with_nothing(lambda: find_autoencoder(config.cache.vae, run_path(config)))
+            is_own = not config.evaluate.samples
+            evaluation = Evaluation(config, index, ranks.device, folder.path, samples, own_vae, is_own)
+            for score in SHARED_SCORES:
+                scores["generation"] |= score(evaluation)
+            for score in GENERATION_SCORES if folder.is_main else ():
+                scores["generation"] |= score(evaluation)
+        if folder.is_main:
+            if vae_path:
+                scores["reconstruction"] = score_reconstruction(vae_path, config, index, ranks.device)
+            write_json(folder.path / "scores.json", scores)
+            folder.finish({"scores": "scores.json"})
+            print(printed_table(scores))
+            print(f"{STAGE}: {folder.path / 'scores.json'}")
+        wait()
+
+
+def open_inputs(config: Experiment, index: ClipIndex) -> tuple[SampleSet | None, Path | None]:
+    """The generated videos and the autoencoder that are scored, None where neither option nor run asks for them.
+
+    evaluate.samples or evaluate.vae alone: only these. Neither: this run's samples and the autoencoder behind them.
+    """
+    options, vae_path = config.evaluate, None
+    if options.vae:
+        vae_path = find_autoencoder(options.vae, run_path(config))
+    elif not options.samples:
+        vae_path = model_paths(config)[1]
+    if options.samples:
+        return open_samples(config, index), vae_path
+    return (None if options.vae else read_sample_set(sample_folder(config), index)), vae_path
+
+
+def open_samples(config: Experiment, index: ClipIndex) -> SampleSet:
+    """The videos behind evaluate.samples. ValueError where there are none, or one is not fit to be scored."""
+    folder = Path(config.evaluate.samples)
+    if not folder.is_dir():
+        raise ValueError(f"evaluate.samples is {str(folder)!r}, but there is no such folder: name one with videos")
+    if is_pipeline(folder):
+        folder = sample_pipeline(folder, config, index)
+    if (folder / "samples.json").is_file():
+        return read_sample_set(folder, index)
+    cache = run_path(config) / STAGE / f".checked-{digest(str(folder.absolute()))[:12]}.jsonl"
+    with in_turns():
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        return read_folder(folder, config, index, cache)
+
+
+@contextlib.contextmanager
+def in_turns() -> Any:
+    """The first process alone, then the others, which find what it remembered."""
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    if not is_main:
+        wait()
+    yield
+    if is_main:
+        wait()
+
+
+def inputs(
+    config: Experiment, index: ClipIndex, samples: SampleSet | None, vae_path: Path | None
+) -> dict[str, dict[str, str]]:
+    """What the scores are made from, {name: {"path", "hash"}}."""
+    found = index_input(index)
+    if samples:
+        own = None if config.evaluate.samples else sample_folder(config)
+        path, content = (str(own), own.name) if own else (config.evaluate.samples, samples.content)
+        found |= {"samples": {"path": path, "hash": content}}
+    if config.evaluate.vae and vae_path:
+        found |= {"vae": {"path": str(vae_path), "hash": hash_folder(vae_path)}}
+    return found
 
 
 def score_name(config: Experiment) -> str:
-    """Folder name of the scores: the set of samples, and a digest of the options of `evaluate`."""
-    options = select(config, ("evaluate",))["evaluate"]
-    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:6]
-    return f"{sample_folder(config).name}-{digest}"
-
-
-@torch.no_grad()
-def score_reconstruction(vae: VideoAutoencoder, config: Experiment, index: ClipIndex) -> dict[str, float | None]:
-    """Means over held-out clips, over frames 1 .. t - 1, on uint8; PSNR from the MSE of the whole clip."""
-    clips = FixedClips(index, config.data, "validation")
-    chosen = spread(len(clips), config.evaluate.reconstruction_clips)
-    weights = config.evaluate.weights_dir
-    lpips = None
-    if lpips_available(weights, config.evaluate.lpips_network):
-        lpips = load_lpips(weights, config.evaluate.lpips_network)
-    values: dict[str, list[Tensor]] = {}
-    for start in range(0, len(chosen), BATCH):
-        video = collate([clips[i] for i in chosen[start : start + BATCH]])["video"]
-        components = vae.decode_components(vae.pad_clip(video).to(vae.device))
-        true = to_uint8(video)[:, 1:]
-        scored = {"psnr_copy_first_frame": to_uint8(video)[:, :1].expand_as(true)}
-        for component, name in SCORED_AS_VIDEO.items():
-            if component in components:
-                scored[name] = to_uint8(crop_like(components[component].cpu(), video))[:, 1:]
-        batch = {name: psnr(shown, true) for name, shown in scored.items()}
-        batch["ssim"] = ssim(scored["psnr"], true)
-        if "keyframe" in components:
-            names = ("decoded_keyframe", "keyframe")
-            batch["psnr_keyframe"] = psnr(*(to_uint8(crop_like(components[n].cpu(), video))[:, :1] for n in names))
-        if lpips is not None:
-            batch[f"lpips_{config.evaluate.lpips_network}"] = lpips_distance(lpips, scored["psnr"], true)
-        for name, scores in batch.items():
-            values.setdefault(name, []).append(scores.float())
-    missing = dict.fromkeys(SCORED_AS_VIDEO.values())  # a model without motion has no warp to score
-    return missing | {name: float(torch.cat(scores).mean()) for name, scores in values.items()} | {"clips": len(chosen)}
-
-
-def crop_like(component: Tensor, video: Tensor) -> Tensor:
-    """Undo the padding: (b, 3, t', h', w') -> the shape of `video` (b, 3, t, h, w)."""
-    num_frames, height, width = video.shape[2:]
-    return component[:, :, :num_frames, :height, :width]
-
-
-def spread(available: int, wanted: int) -> list[int]:
-    """`wanted` positions spread evenly over range(available); all of them where there are fewer."""
-    return torch.linspace(0, available - 1, min(wanted, available)).round().long().unique().tolist()
-
-
-def score_classes(
-    config: Experiment, index: ClipIndex, videos: Tensor, labels: Tensor, device: torch.device
-) -> dict[str, float | list[float] | None]:
-    """Class accuracy of the samples, of real held-out clips, of first frames alone; diversity.
-
-    The classifiers learn from real training clips, each decoded from the latent cache (what samples went through too)
-    and as it is (without these they lean on traces of coding, and fail on clips that have none). The same on held-out
-    clips is what a perfect generator would reach. videos: (n, t, h, w, 3) uint8; labels: (n,), -1 = no class.
-    """
-    real, real_labels = held_out_clips(config, index)
-    scores: dict[str, float | list[float] | None] = {"diversity": diversity(videos, labels, real, real_labels)[0]}
-    if not index.classes or not config.evaluate.classifier_seeds:
-        return scores
-    training, training_labels = classifier_clips(config, index, device)
-    decoded = decode_clips(real, config, device)
-    classes, steps = len(index.classes), config.evaluate.classifier_steps
-    names = ("class_accuracy", "class_accuracy_real", "class_accuracy_real_decoded", "class_accuracy_first_frame")
-    accuracies: dict[str, list[float]] = {name: [] for name in names}
-    still = class_accuracy.repeat_first_frame
-    for seed in range(config.evaluate.classifier_seeds):
-        judge = class_accuracy.fit(training, training_labels, classes, seed, steps, device)
-        accuracies["class_accuracy"].append(class_accuracy.accuracy(judge, videos, labels))
-        accuracies["class_accuracy_real"].append(class_accuracy.accuracy(judge, real, real_labels))
-        accuracies["class_accuracy_real_decoded"].append(class_accuracy.accuracy(judge, decoded, real_labels))
-        still_judge = class_accuracy.fit(still(training), training_labels, classes, seed, steps, device)
-        accuracies["class_accuracy_first_frame"].append(class_accuracy.accuracy(still_judge, still(real), real_labels))
-    means = {name: fmean(values) for name, values in accuracies.items()}
-    return scores | means | {f"{name}_per_seed": values for name, values in accuracies.items()}
-
-
-def held_out_clips(config: Experiment, index: ClipIndex) -> tuple[Tensor, Tensor]:
-    """Real clips of the validation split, (n, t, h, w, 3) uint8, and their labels (n,)."""
-    clips = FixedClips(index, config.data, "validation")
-    chosen = [clips[i] for i in spread(len(clips), config.evaluate.classifier_clips)]
-    return torch.stack([to_uint8(clip["video"]) for clip in chosen]), torch.tensor([clip["label"] for clip in chosen])
-
-
-@torch.no_grad()
-def classifier_clips(config: Experiment, index: ClipIndex, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Clips of the training split, decoded from the cache and as they are: (2 n, t, h, w, 3) uint8, labels (2 n,)."""
-    cache = open_cache(config, index)
-    vae = load_autoencoder(resolve_model(config.cache.vae, run_path(config), "train_vae")).to(device)
-    clips = fixed_clips(config, index, "train")
-    positions = cache.split("train")
-    chosen = spread(len(positions), config.evaluate.classifier_clips)
-    videos = [to_uint8(clips[i]["video"]).unsqueeze(0) for i in chosen]
-    for start in range(0, len(chosen), BATCH):
-        latents = cache.latents([positions[i] for i in chosen[start : start + BATCH]], whiten=False)
-        videos.append(to_uint8(vae.decode({part: z.to(device) for part, z in latents.items()}).cpu()))
-    return torch.cat(videos), cache.labels[[positions[i] for i in chosen]].repeat(2)
-
-
-@torch.no_grad()
-def decode_clips(video_uint8: Tensor, config: Experiment, device: torch.device) -> Tensor:
-    """Encode and decode clips (n, t, h, w, 3) uint8."""
-    vae = load_autoencoder(resolve_model(config.cache.vae, run_path(config), "train_vae")).to(device)
-    return torch.cat([to_uint8(vae.reconstruct(to_float(part).to(device)).cpu()) for part in video_uint8.split(BATCH)])
-
-
-def score_frechet(
-    config: Experiment, index: ClipIndex, plan: list[dict], videos: Tensor, device: torch.device
-) -> dict[str, object]:
-    """FVD under the configured protocol, or proxy_fvd16; {"fvd16": value, "fvd16_protocol": the whole record}."""
+    """Folder name of the scores: what is scored, and a digest of the options of `evaluate`."""
     options = config.evaluate
-    protocol = find_protocol(options.protocol)
-    extractor = load_i3d(options.weights_dir, options.i3d_bn_eps, options.i3d_precision, options.i3d_batch_size, device)
-    num_sets = options.num_sets or protocol.num_sets
-    num_real = clips_wanted(options.num_real, protocol, len(index.split(protocol.real_split)))
-    num_fake = clips_wanted(options.num_fake, protocol, len(videos) // num_sets)
-    # Samples are ordered by class: a seeded order makes every set a draw over all classes.
-    order = torch.randperm(len(videos), generator=torch.Generator().manual_seed(config.run.seed))
-    sets = [videos[chosen] for chosen in order[: num_fake * num_sets].split(num_fake)]
-    result = frechet_video_distance(
-        real_clips(config, index, protocol, num_real),
-        sets,
-        extractor,
-        protocol,
-        num_real=num_real,
-        num_fake=num_fake,
-        num_sets=num_sets,
-        seeds=sorted({int(entry["seed"]) for entry in plan}),
+    if options.samples or options.vae:
+        name = Path(options.samples or options.vae).resolve().name
+    else:
+        name = sample_folder(config).name
+    return f"{name}-{digest(select(config, ('evaluate',))['evaluate'])[:6]}"
+
+
+def with_nothing(find: Callable[[], Path]) -> Path | None:
+    """What `find` gives, None where there is none."""
+    try:
+        return find()
+    except ValueError:
+        return None
+
+
+def printed_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line per score: its value, spread over sets, and the id under which it may be compared."""
+    rows = []
+    for values in scores.values():
+        for name, value in values.items():
+            if isinstance(value, float):
+                record = values.get(f"{name}_record") or {}
+                spread_text = f"± {record['std']:.4g}" if record.get("std") is not None else ""
+                rows.append((name, f"{value:.4g}", spread_text, str(record.get("id", ""))))
+                if floor := record.get("floor"):
+                    note = f"real against real, {floor['num_videos']} clips"
+                    rows.append((f"{name} floor", f"{floor['value']:.4g}", "", note))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)] if rows else [0] * 3
+    return "\n".join(
+        f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]}".rstrip() for row in rows
     )
-    return {str(result["name"]): result["value"], f"{result['name']}_record": result}
-
-
-def clips_wanted(option: int, protocol: FvdProtocol, available: int) -> int:
-    """What evaluate.num_real and num_fake mean: 0 = what the protocol asks for, -1 = that or all there are."""
-    return min(protocol.num_clips, available) if option < 0 else option or protocol.num_clips
-
-
-def real_clips(config: Experiment, index: ClipIndex, protocol: FvdProtocol, wanted: int) -> Iterator[Tensor]:
-    """The real clips of a protocol, one (1, t, h, w, 3) uint8 at a time, read from the files as it says."""
-    entries = sorted(index.split(protocol.real_split), key=lambda entry: entry.path)
-    for position in select_real_clips(protocol, len(entries), wanted, config.run.seed):
-        entry = entries[position]
-        frames = real_frame_indices(protocol, entry.num_frames, config.data.frame_stride, position, config.run.seed)
-        if frames:  # too short for the protocol's stride: discarded, as it says
-            clip = read_video(Path(index.root) / entry.path, frames, entry.reader)
-            yield resize_and_crop(clip, config.data.resolution, protocol.resize).unsqueeze(0)
 
 
 if __name__ == "__main__":

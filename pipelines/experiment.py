@@ -147,6 +147,18 @@ class SampleSection(SamplerConfig):
 
 
 @dataclass(frozen=True)
+class ReportSection:
+    """One page about many runs."""
+
+    runs: tuple[str, ...] = ()  # names of runs, their folders, or folders of runs, for a leaderboard; empty = this run
+    compare: str = ""  # a score, such as fvd16, that ranks these runs; refused where its protocols or data differ
+
+    def __post_init__(self) -> None:
+        if self.compare and not self.runs:
+            raise ValueError(f"report.compare is {self.compare!r}, but there are no runs: name some in report.runs")
+
+
+@dataclass(frozen=True)
 class ExportSection:
     """Writing a pipeline of diffusers."""
 
@@ -244,6 +256,7 @@ class Experiment:
     latte: LatteSection = field(default_factory=LatteSection)
     sample: SampleSection = field(default_factory=SampleSection)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    report: ReportSection = field(default_factory=ReportSection)
     export: ExportSection = field(default_factory=ExportSection)
     ablation: AblationSection = field(default_factory=AblationSection)
     benchmark: BenchmarkSection = field(default_factory=BenchmarkSection)

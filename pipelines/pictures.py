@@ -2,6 +2,7 @@
 
 import io
 import math
+from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ RESIDUAL_GAIN = 2.0  # residuals are drawn twice as strong, around grey
 LABEL_HEIGHT = 14
 GAP = 3
 BACKGROUND = 255
+CELL = 128  # height of a video on a page in pixels, at most twice its own
 
 
 def flow_to_rgb(motion: Tensor) -> Tensor:
@@ -54,6 +56,18 @@ def scale_to(video_uint8: Tensor, height: int) -> Tensor:
     width = round(frames.shape[3] * height / frames.shape[2])
     resized = functional.interpolate(frames, size=(height, width), mode="bicubic", antialias=True)
     return rearrange(resized, "t c h w -> t h w c").contiguous()
+
+
+def video_uri(videos: list[Tensor], num_columns: int, fps: float) -> str:
+    """Videos (t, h, w, 3) uint8 side by side in one picture, so that they move in step; white where one is missing."""
+    cells = [scale_to(video, min(CELL, 2 * video.shape[1])) for video in videos]
+    blank = [torch.full_like(cells[0], 255)] * (num_columns - len(cells))
+    return data_uri("image/webp", webp(tile([cells + blank]), fps))
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """A picture inside the page."""
+    return f"data:{kind};base64,{b64encode(content).decode()}"
 
 
 def flow_wheel(size: int) -> Tensor:

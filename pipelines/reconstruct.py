@@ -16,9 +16,9 @@ from typing import Any
 from tqdm import tqdm
 
 from pipelines.data.video_sources import ReadError, Unreadable, VideoSource, find_sources, indexed_sources
+from pipelines.evaluation.extractor import open_extractor
 from pipelines.experiment import Experiment
 from pipelines.metrics.frame_quality import load_lpips, lpips_available
-from pipelines.metrics.i3d_weights import load_i3d
 from pipelines.metrics.reconstruction_protocols import find_protocols
 from pipelines.prepare_data import open_index
 from pipelines.reconstruction.exchange import exchange_components
@@ -130,9 +130,7 @@ def load_scoring(config: Experiment) -> Scoring:
     if lpips_available(evaluate.weights_dir, evaluate.lpips_network):
         lpips = load_lpips(evaluate.weights_dir, evaluate.lpips_network).to(device)
     if options.clips_per_file:
-        extractor = load_i3d(
-            evaluate.weights_dir, evaluate.i3d_bn_eps, evaluate.i3d_precision, evaluate.i3d_batch_size, device
-        )
+        extractor = open_extractor(config)
     protocols = find_protocols(options.protocols)
     return Scoring(protocols, lpips, extractor, options.clip_frames, options.clips_per_file)
 

@@ -1,7 +1,8 @@
-"""One page about a run: python pipelines/report.py [CONFIG.yaml ...] [key=value ...]
+"""One page about a run, or about many: python pipelines/report.py [CONFIG.yaml ...] [key=value ...]
 
 Scores, logs, samples, a few clips -> runs/<run>/report/: index.html (self-contained), summary.json and two GIFs.
 Each configuration keeps its own in runs/<run>/report/<scores>/; those beside the folders are of the last call.
+With report.runs=[A,B] or report.runs=[runs], scores of many runs -> runs/leaderboard/: index.html and leaderboard.json.
 """
 
 import json
@@ -9,7 +10,6 @@ import os
 import shlex
 import shutil
 import sys
-from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,19 @@ from pipelines.pictures import (
     FLOW_RANGE_PIXELS,
     RESIDUAL_GAIN,
     component_videos,
+    data_uri,
     flow_wheel,
     label_columns,
     label_rows,
     png,
     scale_to,
     tile,
-    webp,
+    video_uri,
 )
 from pipelines.prepare_data import open_index
-from pipelines.report_text import CURVES, MEANINGS, headline
+from pipelines.report_text import CURVES, MEANINGS, frechet_record, headline
+from pipelines.reporting import leaderboard
+from pipelines.reporting.results import find_results
 from pipelines.run.config import to_yaml
 from pipelines.run.folder import StageFolder, write_json, write_text
 from pipelines.run.ranks import choose_device
@@ -49,6 +52,7 @@ from pipelines.train_vae import run_path
 from vae.registry import load_autoencoder
 
 STAGE = "report"
+LEADERBOARD = "leaderboard"  # below run.root
 SECTIONS = ("data", "motion", "vae", "cache", "latte", "sample", "evaluate", "run")
 SUMMARY = {
     "reconstruction": ("psnr", "ssim", "psnr_copy_first_frame", "psnr_warp_only", "psnr_warp_decoded"),
@@ -63,13 +67,15 @@ SUMMARY = {
     ),
 }
 NUM_CLIPS, NUM_CLASSES, VIDEOS_PER_CLASS = 6, 16, 4
-CELL = 128  # height of a video on the page in pixels, at most twice its own
 GIF_CLIPS, GIF_CLASSES, GIF_BYTES = 3, 8, 1_000_000
 GIF_CELLS, GIF_COLUMNS = (96, 72, 48), (4, 3, 2)  # tried in turn until a GIF is small enough
 
 
 def run(config: Experiment) -> None:
-    """Write the page, the summary and the pictures of exactly this configuration."""
+    """Write the leaderboard of report.runs, or the page, the summary and the pictures of exactly this configuration."""
+    if config.report.runs:
+        write_leaderboard(config)
+        return
     index = open_index(config)
     stages = read_stages(config)
     scores = json.loads((run_path(config) / EVALUATE / score_name(config) / "scores.json").read_text())
@@ -85,6 +91,17 @@ def run(config: Experiment) -> None:
             publish_copy(folder.path / name, folder.path.parent / name)
         folder.finish()
         print(f"{STAGE}: {folder.path.parent / 'index.html'}")
+
+
+def write_leaderboard(config: Experiment) -> None:
+    """runs/leaderboard/index.html and leaderboard.json; ValueError where what is asked for may not be compared."""
+    results = find_results(config.report.runs, config.run.root)
+    page = leaderboard.render(results, config.report.compare, shlex.join(["python", *sys.argv]))
+    folder = Path(config.run.root) / LEADERBOARD
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "leaderboard.json", leaderboard.as_json(results))
+    write_text(folder / "index.html", page)
+    print(f"{STAGE}: {len(results)} results in {folder / 'index.html'}")
 
 
 def read_stages(config: Experiment) -> dict[str, dict[str, Any]]:
@@ -214,7 +231,7 @@ def render(
         ],
         curves=curves,
         scores=score_table(scores),
-        frechet=next((value for name, value in scores["generation"].items() if name.endswith("_record")), None),
+        frechet=frechet_record(scores["generation"]),
         scores_file=f"{EVALUATE}/{score_name(config)}/scores.json",
         command=shlex.join(["python", *sys.argv]),
         stages=[{"name": stage, **entry} for stage, entry in stages.items()],
@@ -259,18 +276,6 @@ def write_gifs(
             break
 
 
-def video_uri(videos: list[Tensor], num_columns: int, fps: float) -> str:
-    """Videos (t, h, w, 3) uint8 side by side in one picture, so that they move in step; white where one is missing."""
-    cells = [scale_to(video, min(CELL, 2 * video.shape[1])) for video in videos]
-    blank = [torch.full_like(cells[0], 255)] * (num_columns - len(cells))
-    return data_uri("image/webp", webp(tile([cells + blank]), fps))
-
-
-def data_uri(kind: str, content: bytes) -> str:
-    """A picture inside the page."""
-    return f"data:{kind};base64,{b64encode(content).decode()}"
-
-
 def publish_copy(source: Path, target: Path) -> None:
     """Copy a file so that a reader sees the old or the new one whole."""
     part = target.with_name(f".{target.name}-{os.getpid()}")
@@ -279,4 +284,4 @@ def publish_copy(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(STAGE, run, Experiment, SECTIONS)
+    main(STAGE, run, Experiment, (*SECTIONS, "report"))

@@ -26,6 +26,27 @@ MEANINGS = {
     "fvd16": "Fréchet video distance over 16 frames on I3D features. Lower is better.",
     "proxy_fvd16": "PROXY: the Fréchet video distance over 16 frames on the I3D network with fixed random weights, "
     "because its weights file is absent. It compares runs of this project only and is no FVD.",
+    "kvd16": "Kernel distance (polynomial MMD, unbiased) of the features of fvd16: no Gaussian assumed, so it needs "
+    "fewer videos. Lower is better; it may be a little below 0.",
+    "proxy_kvd16": "PROXY: the same on the features of proxy_fvd16.",
+    "inception_score_i3d": "How sure the I3D network is of a video, and how varied its answers are. Higher is better.",
+    "inception_score_torchvision": "Inception score of single frames, with torchvision's weights. Higher is better.",
+    "fid_torchvision": "Fréchet distance of single frames in Inception features, with torchvision's weights.",
+    "rfvd": "One Fréchet distance between the I3D features of held-out clips and of their reconstructions.",
+    "rfvd_per_clip": "Mean squared distance between the I3D features of a clip and of its reconstruction: what papers "
+    "of this family call rFVD.",
+    "proxy_rfvd": "PROXY: rfvd with random weights.",
+    "proxy_rfvd_per_clip": "PROXY: rfvd_per_clip with random weights.",
+    "proxy_frechet_temporal": "PROXY: Fréchet distance to held-out clips in the energy of differences between "
+    "successive frames, in four bands of spatial frequency. Lower is better; 0 = alike.",
+    "proxy_frechet_flow": "PROXY: Fréchet distance to held-out clips in statistics of the flow that the run's motion "
+    "module sees between successive frames, and of what the flow leaves unexplained.",
+    "proxy_frechet_latents_motion": "PROXY: Fréchet distance to held-out clips in the energy of the whitened motion "
+    "latents of the run's autoencoder.",
+    "proxy_frechet_latents_residual": "PROXY: the same in the residual latents.",
+    "proxy_frechet_latents_video": "PROXY: the same in the latents of an autoencoder without components.",
+    "proxy_frechet_classifier": "PROXY: Fréchet distance to held-out clips in what a small video classifier, trained "
+    "on the real training clips, sees of a video, together with the class asked for.",
 }
 CURVES = {
     "train_motion": "self-supervised: warp the first frame of a clip onto the others",
@@ -86,9 +107,14 @@ def headline(
     return [*tiles, frechet_tile(videos), cost_tile(stages)]
 
 
+def frechet_record(videos: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The record of the Frechet video distance, real or proxy, among the scores of generated videos."""
+    return next(v for name, v in videos.items() if name.startswith(("fvd", "proxy_fvd")) and name.endswith("_record"))
+
+
 def frechet_tile(videos: Mapping[str, Any]) -> dict[str, Any]:
     """The Frechet video distance, called a proxy where it is one."""
-    record = next(value for name, value in videos.items() if name.endswith("_record"))
+    record = frechet_record(videos)
     counts = f"{record['num_fake']} generated against {record['num_real']} real clips, {record['num_sets']} set(s)"
     is_proxy = record["name"].startswith("proxy")
     return {

@@ -6,6 +6,8 @@ import scipy.linalg
 import torch
 
 from pipelines.metrics.frechet import FeatureStatistics, frechet_distance, matrix_root
+from pipelines.metrics.fvd import inception_score
+from pipelines.metrics.kernel_distance import kernel_distance
 
 
 def features(seed: int, num_samples: int, dimension: int) -> torch.Tensor:
@@ -88,3 +90,61 @@ def test_bad_features_are_refused() -> None:
         FeatureStatistics.of(torch.tensor([[1.0, float("nan")]]))
     with pytest.raises(ValueError, match="at least 2 clips"):
         FeatureStatistics.of(torch.ones(1, 3)).covariance(unbiased=True)
+
+
+def test_fewer_clips_than_features_have_the_exact_value() -> None:
+    """256 clips, 400 features: clips that lie on coordinate axes have diagonal covariances, whose distance is known."""
+    generator = torch.Generator().manual_seed(9)
+    spreads = 0.1 + torch.rand(2, 128, generator=generator, dtype=torch.float64)
+    sets = []
+    for spread, shift in zip(spreads, (0.0, 0.25), strict=True):
+        clips = torch.zeros(256, 400, dtype=torch.float64) + shift
+        clips[range(128), range(128)] += spread * 128**0.5  # pairs +- on one axis each
+        clips[range(128, 256), range(128)] -= spread * 128**0.5
+        sets.append(FeatureStatistics.of(clips[torch.randperm(256, generator=generator)]))
+    expected = 400 * 0.25**2 + (spreads[0] - spreads[1]).square().sum().item()
+    assert frechet_distance(*sets) == pytest.approx(expected, rel=1e-9)
+
+
+def test_rank_deficient_clips_in_general_position() -> None:
+    a, b = features(10, 256, 400), features(11, 256, 400)
+    centred_a, centred_b = a - a.mean(dim=0), b - b.mean(dim=0)
+    nuclear = torch.linalg.svdvals(centred_a @ centred_b.T).sum() / 256
+    expected = (a.mean(dim=0) - b.mean(dim=0)).square().sum() - 2 * nuclear
+    expected += (centred_a.square().sum() + centred_b.square().sum()) / 256
+    got = frechet_distance(FeatureStatistics.of(a), FeatureStatistics.of(b))
+    assert abs(got - expected.item()) < 1e-6 and got == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_kernel_distance_equals_its_double_sum() -> None:
+    a, b = features(12, 7, 5), features(13, 9, 5)
+
+    def kernel(x: torch.Tensor, y: torch.Tensor) -> float:
+        return ((x @ y).item() / 5 + 1) ** 3
+
+    within_a = sum(kernel(x, y) for i, x in enumerate(a) for j, y in enumerate(a) if i != j) / (7 * 6)
+    within_b = sum(kernel(x, y) for i, x in enumerate(b) for j, y in enumerate(b) if i != j) / (9 * 8)
+    between = sum(kernel(x, y) for x in a for y in b) / 63
+    assert kernel_distance(a, b) == pytest.approx(within_a + within_b - 2 * between, rel=1e-10)
+    with pytest.raises(ValueError, match="2 clips on either side, got 1 and 9"):
+        kernel_distance(a[:1], b)
+
+
+def test_kernel_distance_is_unbiased_and_does_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(14)
+    halves = [torch.randn(2, 6, 3, generator=generator, dtype=torch.float64) for _ in range(3000)]
+    values = torch.tensor([kernel_distance(a, b) for a, b in halves])
+    assert abs(values.mean()) < 4 * values.std() / len(values) ** 0.5, "two samples of one distribution"
+    a, b = features(15, 50, 8), features(16, 40, 8)
+    whole = kernel_distance(a, b)
+    monkeypatch.setattr("pipelines.metrics.kernel_distance.BLOCK", 7)
+    assert kernel_distance(a, b) == pytest.approx(whole, rel=1e-10)
+
+
+def test_inception_score_of_known_predictions() -> None:
+    sure = 50 * torch.eye(4).repeat(3, 1)  # every class equally often, each time certainly
+    assert inception_score(sure) == pytest.approx(4, rel=1e-9)
+    assert inception_score(torch.ones(6, 4)) == pytest.approx(1)
+    p = torch.tensor([[0.7, 0.3], [0.2, 0.8]], dtype=torch.float64)
+    q = p.mean(dim=0)
+    assert inception_score(p.log()) == pytest.approx(((p * (p / q).log()).sum(dim=1).mean()).exp().item())

@@ -78,7 +78,8 @@ def find_scores(run_folder: Path, inputs: dict[str, dict[str, str]], ema_length:
     found = {}
     for file in sorted(run_folder.glob("evaluate/*/scores.json")):
         record = json.loads((file.parent / "provenance.json").read_text(encoding="utf-8"))
-        samples = run_folder / "sample" / record["inputs"]["samples"]["hash"] / "provenance.json"
+        scored = record["inputs"].get("samples", {}).get("hash", "")  # none where only an autoencoder was scored
+        samples = run_folder / "sample" / scored / "provenance.json"
         if samples.is_file():
             made = json.loads(samples.read_text(encoding="utf-8"))
             hashes = {name: entry["hash"] for name, entry in made["inputs"].items()}

@@ -4,6 +4,8 @@ Train it on decoded reconstructions of real training clips, so that it judges mo
 control is the same classifier trained and tested on `repeat_first_frame` clips: what one frame tells about the class.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -37,9 +39,13 @@ class VideoClassifier(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """frames: (n, 3, t, 32, 32) float in [-1, 1] from `shrink` -> (n, num_classes) logits."""
+        return self.head(self.dropout(self.features(frames)))
+
+    def features(self, frames: Tensor) -> Tensor:
+        """frames as in `forward` -> (n, 4 width), what the last layer sees."""
         differences = torch.diff(frames, dim=2, prepend=frames[:, :, :1])  # (n, 3, t, 32, 32), zeros at t = 0
         x = self.trunk(torch.cat([frames, 2 * differences], dim=1))  # (n, 4 width, t', 4, 4)
-        return self.head(self.dropout(x.mean(dim=(2, 3, 4))))
+        return x.mean(dim=(2, 3, 4))
 
 
 def shrink(video_uint8: Tensor) -> Tensor:
@@ -113,11 +119,24 @@ def fit(
     return model.eval()
 
 
+def _seen(video_uint8: Tensor) -> Iterator[Tensor]:
+    """The classifier's input for 32 clips at a time; float copies of few clips are in memory at once."""
+    for clips in video_uint8.split(256):
+        yield from shrink(clips).split(32)
+
+
 @torch.inference_mode()
 def predict(classifier: VideoClassifier, video_uint8: Tensor) -> Tensor:
     """video_uint8: (n, t, h, w, 3) uint8 -> (n,) int64, the most likely class of each clip."""
     device = classifier.head.weight.device
-    return torch.cat([classifier(frames.to(device)).argmax(dim=1).cpu() for frames in shrink(video_uint8).split(32)])
+    return torch.cat([classifier(frames.to(device)).argmax(dim=1).cpu() for frames in _seen(video_uint8)])
+
+
+@torch.inference_mode()
+def embed(classifier: VideoClassifier, video_uint8: Tensor) -> Tensor:
+    """video_uint8: (n, t, h, w, 3) uint8 -> (n, d) float on the CPU: the features behind the classifier's answer."""
+    device = classifier.head.weight.device
+    return torch.cat([classifier.features(frames.to(device)).cpu() for frames in _seen(video_uint8)])
 
 
 def accuracy(classifier: VideoClassifier, video_uint8: Tensor, labels: Tensor) -> float:

@@ -1,57 +1,60 @@
-"""Frechet video distance under named protocols: everything that defines the number is a field, and is in the result."""
+"""Protocols of the Frechet video distance as data: whatever defines the number is a field, and stands in the result."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
-from statistics import fmean, stdev
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-
-from pipelines.metrics.codec_round_trip import codec_round_trip
-from pipelines.metrics.frechet import FeatureStatistics, frechet_distance
-from pipelines.metrics.i3d_weights import FeatureExtractor
 
 
 @dataclass(frozen=True)
 class FvdProtocol:
-    """All that defines an FVD number, besides the I3D weights."""
+    """All that defines an FVD number."""
 
     name: str  # what the result is called after
     num_frames: int = 16  # frames 0..num_frames-1 of every clip are scored
     num_clips: int = 2048  # real clips, and generated clips per set; the distance is biased upward when there are fewer
-    real_split: str = "train"  # split that the real clips come from
+    num_sets: int = 1  # fresh sets of generated clips; value and std are over these
+    weights_file: str = "i3d_torchscript.pt"  # the public file that the network's weights come from
+    real_split: str = "train"  # split that the real clips come from: "train" | "all" = train and validation
     real_selection: str = "permutation"  # "permutation": a seeded draw without repetition | "sorted": the first files
     real_start: str = "random"  # where a clip starts in its file: "random", seeded | "first": frame 0
     real_frame_stride: int = 0  # every n-th frame of the real file; 0 = the stride that the generator was trained with
     resize: str = "antialiased"  # file -> clip, a name of codec_round_trip.RESIZES
     real_codecs: tuple[str, ...] = ()  # what real clips go through before scoring, names of codec_round_trip.CODECS
-    fake_codecs: tuple[str, ...] = ()  # what generated clips go through before scoring
-    unbiased_covariance: bool = False  # divide by n - 1 instead of n; all three lineages divide by n
-    num_sets: int = 1  # fresh sets of generated clips; value and std are over these
+    fake_codecs: tuple[str, ...] = ()  # what lossless samples go through before scoring
+    needs_lossless: bool = False  # samples that went through a codec get an id of their own
+    class_prior: str = "as given"  # classes of a set: "as given" | "empirical" = in the proportions of the real split
+    unbiased_covariance: bool = False  # divide by n - 1 instead of n
+    floor: bool = False  # also the distance between two disjoint sets of real clips
 
 
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        FvdProtocol("fvd16-strict", num_sets=5),
-        # StyleGAN-V's scripts: both folders hold JPEG frames; the first 2048 of the sorted files, stride 1.
+        FvdProtocol("fvd16-strict", num_sets=5, needs_lossless=True, class_prior="empirical", floor=True),
+        # StyleGAN-V's scripts: both folders hold JPEG frames; the first 2048 of all sorted files, stride 1.
         FvdProtocol(
             "fvd16-stylegan-v",
+            real_split="all",
             real_selection="sorted",
             real_frame_stride=1,
             resize="lanczos-then-crop",
             real_codecs=("jpeg75",),
             fake_codecs=("jpeg75",),
         ),
-        # Latte's: the samples are mp4 first, then JPEG frames; real clips at its training stride 3, samples at 1.
+        # Latte's: the samples are mp4 first, then JPEG frames; real clips at its training stride 3, samples at 1. Its
+        # draw of real clips is not seeded, ours is.
         FvdProtocol(
             "fvd16-latte",
+            real_split="all",
             real_frame_stride=3,
             resize="crop-then-lanczos",
             real_codecs=("jpeg75",),
             fake_codecs=("h264", "jpeg75"),
         ),
+        # VideoGPT's port, as TATS and others use it: its own weights, covariance divided by n - 1. It leaves the choice
+        # of clips to its caller: here that of fvd16-strict. Square clips reach 224 x 224 as in the other protocols.
+        FvdProtocol("fvd-videogpt", weights_file="i3d_pretrained_400.pt", unbiased_covariance=True),
     )
 }
 
@@ -60,19 +63,33 @@ PROTOCOLS = {
 class EvaluateConfig:
     """How reconstructions and generated videos are scored."""
 
-    protocol: str = "fvd16-strict"  # fvd16-strict | fvd16-stylegan-v | fvd16-latte
-    num_real: int = 0  # real clips for FVD; 0 = what the protocol asks for, -1 = that or all there are
-    num_fake: int = 0  # generated clips per set for FVD; 0 = what the protocol asks for, -1 = that or all there are
+    samples: str = ""  # folder of videos, of a set of samples, or of an exported pipeline; empty = this run's samples
+    vae: str = ""  # run, model folder or diffusers video autoencoder whose reconstruction is scored; empty = this run's
+    protocol: str = "fvd16-strict"  # fvd16-strict | fvd16-stylegan-v | fvd16-latte | fvd-videogpt
+    num_videos: int = 0  # clips of either side for FVD; 0 = what the protocol asks for, -1 = that or all there are
     num_sets: int = 0  # sets of generated clips for FVD; 0 = what the protocol asks for
-    weights_dir: str = "weights"  # folder with the I3D and LPIPS files; FVD is proxy_fvd16 when I3D is not there
+    weights_dir: str = "weights"  # folder with the I3D, LPIPS and Inception files; proxy_fvd16 when I3D is not there
     i3d_bn_eps: float = 1e-5  # 1e-5 for i3d_pretrained_400.pt, 1e-3 for weights ported from tf-hub
     i3d_precision: str = "fp32"  # fp32 | bf16 (about twice as fast on CPU, not for published numbers)
     i3d_batch_size: int = 4  # clips per forward pass of I3D
     lpips_network: str = "alex"  # alex (video VAE papers) | vgg (VidTok); used when its file is in weights_dir
+    frames_per_video: int = 4  # frames for FID and inception score, where Inception is in weights_dir; 0 = neither
     classifier_seeds: int = 3  # classifiers trained for class accuracy, seeds 0, 1, ...; 0 = no class accuracy
     classifier_steps: int = 250  # training steps of each classifier
     classifier_clips: int = 512  # clips of either split that the classifiers see at most, spread over the files
+    proxy_clips: int = 512  # samples, and held-out clips, behind the proxy_frechet distances at most; 0 = none
     reconstruction_clips: int = 256  # held-out clips whose reconstruction is scored at most
+    rfvd_clips: int = 0  # of these, the clips whose I3D features are compared too (rfvd, rfvd_per_clip); 0 = none
+
+    def __post_init__(self) -> None:
+        find_protocol(self.protocol)
+        least = {"num_videos": -1, "num_sets": 0, "rfvd_clips": 0, "frames_per_video": 0, "i3d_batch_size": 1}
+        least |= {"classifier_seeds": 0, "proxy_clips": 0, "classifier_clips": 1, "reconstruction_clips": 1}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise ValueError(f"evaluate.{name} is {getattr(self, name)}, but must be {smallest} or more")
+        if self.num_videos == 1:
+            raise ValueError("evaluate.num_videos is 1, but a distance between sets needs at least 2 videos in each")
 
 
 def find_protocol(name: str) -> FvdProtocol:
@@ -82,6 +99,44 @@ def find_protocol(name: str) -> FvdProtocol:
     return PROTOCOLS[name]
 
 
+def deviations(
+    protocol: FvdProtocol,
+    num_videos: int,
+    num_sets: int,
+    codec: str,
+    missed_prior: bool,
+    precision: str,
+    weights_file: str,
+) -> list[str]:
+    """What is not as the protocol says, as words of the result's id; [] for a number under the protocol itself.
+
+    codec: of the samples as they were given, "" = lossless. missed_prior: the classes of the sets could not be drawn as
+    the protocol says. weights_file: "" for the proxy, whose name says so itself.
+    """
+    words = ["lossy"] if protocol.needs_lossless and codec else []
+    words += [f"n{num_videos}"] if num_videos != protocol.num_clips else []
+    words += [f"sets{num_sets}"] if num_sets != protocol.num_sets else []
+    words += ["own-classes"] if missed_prior else []
+    words += [precision] if precision != "fp32" else []
+    stem = weights_file.partition(".")[0]
+    words += [stem] if stem not in ("", protocol.weights_file.partition(".")[0]) else []
+    return words
+
+
+def score_id(protocol: FvdProtocol, words: Sequence[str], is_proxy: bool) -> str:
+    """The name under which numbers may be compared: the protocol's, and what deviates from it."""
+    return "-".join([("proxy_" if is_proxy else "") + protocol.name, *words])
+
+
+def codecs_left(codecs: tuple[str, ...], codec: str) -> tuple[str, ...]:
+    """Those of a protocol's codecs that samples have still to go through: all up to one they went through are done.
+
+    codec: of the samples as they were given: "" = lossless, "jpeg", or that of a video file.
+    """
+    done = {"": "", "jpeg": "jpeg75"}.get(codec, "h264")
+    return codecs[codecs.index(done) + 1 :] if done in codecs else codecs
+
+
 def select_real_clips(protocol: FvdProtocol, num_available: int, num_clips: int, seed: int) -> list[int]:
     """Positions in the sorted list of the split's files that are scored, without repetition.
 
@@ -89,13 +144,24 @@ def select_real_clips(protocol: FvdProtocol, num_available: int, num_clips: int,
     """
     if num_clips > num_available:
         raise ValueError(
-            f"protocol {protocol.name} wants {num_clips} real clips, split {protocol.real_split} has {num_available}; "
-            f"set evaluate.num_real={num_available} (the result records it)."
+            f"protocol {protocol.name} wants {num_clips} real clips, but {num_available} files of split "
+            f"{protocol.real_split} are long enough: set evaluate.num_videos={num_available}, which the result's name "
+            "then carries"
         )
     if protocol.real_selection == "sorted":
         return list(range(num_clips))
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(num_available, generator=generator)[:num_clips].tolist()
+
+
+def floor_halves(num_available: int, num_clips: int, seed: int) -> tuple[list[int], list[int]]:
+    """Two disjoint draws of real positions, as many as `num_clips` each where there are so many: all is reused.
+
+    The first begins as `select_real_clips` does, so that its features serve both.
+    """
+    size = min(num_clips, num_available // 2)
+    order = torch.randperm(num_available, generator=torch.Generator().manual_seed(seed)).tolist()
+    return order[:size], order[size : 2 * size]
 
 
 def real_frame_indices(
@@ -113,88 +179,39 @@ def real_frame_indices(
     return [start + stride * frame for frame in range(protocol.num_frames)]
 
 
-def feature_statistics(
-    clips: Tensor | Iterable[Tensor],
-    extractor: FeatureExtractor,
-    num_frames: int,
-    codecs: tuple[str, ...],
-    max_clips: int | None = None,
-) -> FeatureStatistics | None:
-    """Statistics of I3D features of the first `num_frames` frames of at most `max_clips` clips; None without clips.
+def class_quotas(real_counts: Mapping[int, int], num_videos: int) -> dict[int, int]:
+    """How many of `num_videos` belong to each class so that they follow `real_counts`, by the largest remainder."""
+    total = sum(real_counts.values())
+    exact = {label: num_videos * count / total for label, count in sorted(real_counts.items())}
+    quotas = {label: int(share) for label, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda label: (quotas[label] - exact[label], label))
+    for label in by_remainder[: num_videos - sum(quotas.values())]:
+        quotas[label] += 1
+    return quotas
 
-    clips: (n, t, h, w, 3) uint8, t >= num_frames, or a stream of such tensors, of which one is in memory at a time.
+
+def draw_sets(
+    labels: Sequence[int], num_videos: int, num_sets: int, seed: int, real_counts: Mapping[int, int] | None
+) -> tuple[list[list[int]], bool]:
+    """Positions of `num_sets` disjoint sets of samples, from one seeded permutation; whether classes are as in reality.
+
+    labels: of all samples. real_counts: clips per class of the real split, or None to take samples as they come; they
+    are taken as they come, too, where some class has too few. ValueError when there are fewer samples than asked for.
     """
-    statistics: FeatureStatistics | None = None
-    chunks = clips.split(extractor.batch_size) if isinstance(clips, Tensor) else clips
-    left = max_clips
-    for chunk in chunks:
-        chunk = chunk[:left]
-        if chunk.shape[1] < num_frames:
-            raise ValueError(f"FVD scores {num_frames} frames, got clips of {chunk.shape[1]}; make longer clips.")
-        part = FeatureStatistics.of(extractor.features(codec_round_trip(chunk[:, :num_frames], codecs)))
-        statistics = part if statistics is None else statistics.merge(part)
-        left = None if left is None else left - len(chunk)
-        if left == 0:
-            break
-    return statistics
-
-
-def frechet_video_distance(
-    real: Tensor | Iterable[Tensor],
-    fake_sets: Sequence[Tensor | Iterable[Tensor]],
-    extractor: FeatureExtractor,
-    protocol: FvdProtocol,
-    *,
-    num_real: int = 0,
-    num_fake: int = 0,
-    num_sets: int = 0,
-    seeds: Sequence[int] = (),
-) -> dict[str, object]:
-    """Score sets of generated clips against real clips under `protocol` and return a JSON-ready result.
-
-    real: (n, t, h, w, 3) uint8 or a stream of such chunks, chosen and read as the protocol says (`select_real_clips`,
-    `real_frame_indices`, `resize_and_crop`); fake_sets: one such tensor or stream per fresh set of samples. num_real,
-    num_fake and num_sets are explicit deviations from the protocol (0 = as it says). The result holds name ("fvd16", or
-    "proxy_fvd16" without I3D weights), value (mean over sets), std (over sets, None for one), values, complete (nothing
-    deviates from the protocol), the protocol, weights, counts and seeds. ValueError when clips or sets are missing.
-    """
-    wanted_real, wanted_fake = num_real or protocol.num_clips, num_fake or protocol.num_clips
-    wanted_sets = num_sets or protocol.num_sets
-    if len(fake_sets) < wanted_sets:
+    if num_videos * num_sets > len(labels):
         raise ValueError(
-            f"protocol {protocol.name} wants {wanted_sets} sets of samples, got {len(fake_sets)}; sample more sets or "
-            f"set evaluate.num_sets={len(fake_sets)} (the result records it)."
+            f"{num_sets} set(s) of {num_videos} generated videos are wanted, but there are {len(labels)}: sample more, "
+            f"or set evaluate.num_sets=1 evaluate.num_videos=-1, which the result's name then carries"
         )
-    real_statistics = feature_statistics(real, extractor, protocol.num_frames, protocol.real_codecs, wanted_real)
-    _check_count(real_statistics, wanted_real, "real", protocol)
-    values = []
-    for clips in islice(fake_sets, wanted_sets):
-        fake_statistics = feature_statistics(clips, extractor, protocol.num_frames, protocol.fake_codecs, wanted_fake)
-        _check_count(fake_statistics, wanted_fake, "fake", protocol)
-        values.append(frechet_distance(real_statistics, fake_statistics, protocol.unbiased_covariance))
-    as_asked = (wanted_real, wanted_fake, wanted_sets) == (protocol.num_clips, protocol.num_clips, protocol.num_sets)
-    return {
-        "name": ("proxy_fvd" if extractor.is_proxy else "fvd") + str(protocol.num_frames),
-        "value": fmean(values),
-        "std": stdev(values) if len(values) > 1 else None,
-        "values": values,
-        "complete": as_asked and not extractor.is_proxy and extractor.precision == "fp32",
-        "protocol": asdict(protocol),
-        "weights_file": extractor.weights_file,
-        "weights_hash": extractor.weights_hash,
-        "bn_eps": extractor.bn_eps,
-        "precision": extractor.precision,
-        "num_real": wanted_real,
-        "num_fake": wanted_fake,
-        "num_sets": wanted_sets,
-        "seeds": list(seeds),
-    }
-
-
-def _check_count(statistics: FeatureStatistics | None, wanted: int, kind: str, protocol: FvdProtocol) -> None:
-    got = 0 if statistics is None else statistics.num_samples
-    if got < wanted:
-        raise ValueError(
-            f"protocol {protocol.name} wants {wanted} {kind} clips, got {got}; supply more or set "
-            f"evaluate.num_{kind}={got} (the result records it: the distance is biased upward when clips are few)."
-        )
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist()
+    if real_counts:
+        by_class: dict[int, list[int]] = {}
+        for position in order:
+            by_class.setdefault(labels[position], []).append(position)
+        quotas = class_quotas(real_counts, num_videos)
+        if all(len(by_class.get(label, [])) >= quota * num_sets for label, quota in quotas.items()):
+            return [
+                [p for label, quota in quotas.items() for p in by_class.get(label, [])[s * quota : (s + 1) * quota]]
+                for s in range(num_sets)
+            ], True
+    return [order[s * num_videos : (s + 1) * num_videos] for s in range(num_sets)], False

@@ -1,6 +1,7 @@
 """Finds, verifies and loads I3D weights; without a file, builds the stated proxy: the same network, random weights."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +12,18 @@ from torch import Tensor, nn
 
 from pipelines.metrics.i3d import MIN_FRAMES, InceptionI3D, preprocess
 
-# Git-blob SHA-1 of the public files. A TorchScript file can run code, so only the known one is opened.
+# Git-blob SHA-1 of the public files: two repositories that carry them agree. Nothing else of these names is opened.
 KNOWN_BLOBS = {
     "i3d_torchscript.pt": "93daef59c7ae0e9e8f76225521407e60cbafa6aa",
     "i3d_pretrained_400.pt": "a867b87ac3a9097d200598b1d48a1b890d8ec744",
 }
 TORCHSCRIPT_FILE = "i3d_torchscript.pt"
 STATE_DICT_FILES = ("i3d_pretrained_400.safetensors", "i3d_pretrained_400.pt")
+I3D_FILES = (TORCHSCRIPT_FILE, *STATE_DICT_FILES)
+WHERE_FROM = {
+    "i3d_torchscript.pt": "about 51 MB, linked from the project universome/fvd-comparison of StyleGAN-V's authors",
+    "i3d_pretrained_400.pt": "about 51 MB, of the projects VideoGPT and TATS",
+}
 PROXY_SEED = 16
 PROXY_CLIP_SHAPE = (3, 16, 112, 112)  # (c, t, h, w) of a calibration clip
 
@@ -65,6 +71,14 @@ class FeatureExtractor:
         video = preprocess(video_uint8)
         return self.network(video.bfloat16() if self.precision == "bf16" else video)
 
+    @torch.inference_mode()
+    def prepared_features(self, video: Tensor) -> Tensor:
+        """video: (n, 3, t, 224, 224) float, as the network itself takes it -> (n, 400) fp32 on the CPU."""
+        video = video.to(next(self.network.parameters()).device)
+        if self.weights_file == TORCHSCRIPT_FILE:
+            return self.network(video, rescale=False, resize=False, return_features=True).float().cpu()
+        return self.network(video.bfloat16() if self.precision == "bf16" else video).float().cpu()
+
 
 def load_i3d(
     weights_dir: str | Path,
@@ -72,45 +86,54 @@ def load_i3d(
     precision: str = "fp32",
     batch_size: int = 4,
     device: torch.device | str = "cpu",
+    preferred: str = TORCHSCRIPT_FILE,
+    blobs: Mapping[str, str] = KNOWN_BLOBS,
 ) -> FeatureExtractor:
     """Load I3D from `weights_dir`, or build the proxy (is_proxy=True) when none of its files is there.
 
-    Looked for in this order: i3d_torchscript.pt, i3d_pretrained_400.safetensors, i3d_pretrained_400.pt. `bn_eps` is
-    for state dicts only: 1e-5 for the public file, 1e-3 for weights ported from tf-hub. A TorchScript network always
-    runs in fp32, as published scores did. Raises ValueError when a file is there but is not I3D.
+    Looked for: `preferred` (what a protocol wants), then i3d_torchscript.pt, i3d_pretrained_400.safetensors,
+    i3d_pretrained_400.pt. `bn_eps` is for state dicts only: 1e-5 for the public file, 1e-3 for weights ported from
+    tf-hub. A TorchScript network always runs in fp32, as published scores did. blobs: the git-blob SHA-1 that files of
+    these names must have. Raises ValueError when a file is there but is not what its name says.
     """
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"I3D precision is fp32 or bf16, got {precision!r}; set one of the two.")
     folder = Path(weights_dir)
-    path = folder / TORCHSCRIPT_FILE
-    if path.is_file():
-        network = _load_torchscript(path)
-        return FeatureExtractor(
-            network.to(device).eval(), path.name, KNOWN_BLOBS[path.name], False, None, "fp32", batch_size
-        )
-    for path in (folder / name for name in STATE_DICT_FILES):
-        if path.is_file():
-            network, weights_hash = _load_state_dict(path, bn_eps), git_blob_sha1(path)
-            break
+    found = [folder / name for name in (preferred, *I3D_FILES) if (folder / name).is_file()]
+    if not found:
+        network = build_proxy(bn_eps)
+        weights_file, weights_hash = "", hash_weights(network)
     else:
-        path, network = Path(""), build_proxy(bn_eps)
-        weights_hash = hash_weights(network)
+        weights_file, weights_hash = found[0].name, git_blob_sha1(found[0])
+        check_blob(found[0], weights_hash, blobs)
+        if weights_file == TORCHSCRIPT_FILE:
+            script = torch.jit.load(found[0], map_location="cpu").to(device).eval()
+            return FeatureExtractor(script, weights_file, weights_hash, False, None, "fp32", batch_size)
+        network = _load_state_dict(found[0], bn_eps)
     if precision == "bf16":  # batch norm takes bf16 activations with its own fp32 statistics
         for name, module in network.named_modules():
             if isinstance(module, nn.Conv3d) and not name.startswith("logits"):
                 module.bfloat16()
     network.to(device).eval()
-    return FeatureExtractor(network, path.name, weights_hash, path.name == "", bn_eps, precision, batch_size)
+    return FeatureExtractor(network, weights_file, weights_hash, not found, bn_eps, precision, batch_size)
 
 
-def _load_torchscript(path: Path) -> nn.Module:
-    got = git_blob_sha1(path)
-    if got != KNOWN_BLOBS[path.name]:
+def check_blob(path: Path, got: str, blobs: Mapping[str, str]) -> None:
+    """ValueError where the file's git-blob SHA-1 is known and is not `got`."""
+    expected = blobs.get(path.name, got)
+    if got != expected:
         raise ValueError(
-            f"{path} has git-blob SHA-1 {got}, expected {KNOWN_BLOBS[path.name]}: a TorchScript file can run code, so "
-            f"only the known one is opened; fetch it again or supply {STATE_DICT_FILES[0]} or {STATE_DICT_FILES[1]}."
+            f"{path} has git-blob SHA-1 {got}, expected {expected}: it is cut short or another file, and only the "
+            f"known one is opened; fetch it again ({WHERE_FROM[path.name]}) or remove it from {path.parent}"
         )
-    return torch.jit.load(path, map_location="cpu")
+
+
+def absent_weights(weights_dir: str | Path, name: str) -> str:
+    """One sentence for who has no I3D weights: which file, how large, where from, where to put it."""
+    return (
+        f"there are no I3D weights: put {name} ({WHERE_FROM[name]}; git-blob SHA-1 {KNOWN_BLOBS[name]}) into "
+        f"{weights_dir}; until then the distance is a proxy on random weights, which compares with nothing published"
+    )
 
 
 def _load_state_dict(path: Path, bn_eps: float) -> InceptionI3D:

@@ -1,5 +1,7 @@
 """Video distance of reconstructions, in both senses of "rFVD": one Frechet distance, and the mean distance per clip."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -61,3 +63,29 @@ def reconstruction_distances(original: Tensor, reconstruction: Tensor, is_proxy:
     if num_clips > 1:
         whole = frechet_distance(FeatureStatistics.of(original), FeatureStatistics.of(reconstruction))
     return {f"{prefix}rfvd": whole, f"{prefix}rfvd_per_clip": per_clip, "rfvd_clips": num_clips}
+
+
+def reconstruction_records(
+    original: Tensor, reconstruction: Tensor, extractor: FeatureExtractor, clip_frames: int
+) -> list[dict[str, Any]]:
+    """`reconstruction_distances` as records with an id of their own: no FVD is ever called rfvd-per-clip.
+
+    original, reconstruction: (n, 400) features of clips of `clip_frames` frames. A distance that does not exist (rfvd
+    of one clip) has no record.
+    """
+    values = reconstruction_distances(original, reconstruction, extractor.is_proxy)
+    facts = {
+        "num_videos": len(original),
+        "num_frames": clip_frames,
+        "weights_file": extractor.weights_file,
+        "weights_hash": extractor.weights_hash,
+        "bn_eps": extractor.bn_eps,
+        "precision": extractor.precision,
+    }
+    records = []
+    for name, value in values.items():
+        if name != "rfvd_clips" and value is not None:
+            precision = f"-{extractor.precision}" if extractor.precision != "fp32" else ""
+            score_id = f"{name.replace('_per_clip', '-per-clip')}-t{clip_frames}-n{len(original)}{precision}"
+            records.append({"id": score_id, "name": name, "value": value, **facts})
+    return records

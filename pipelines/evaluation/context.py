@@ -1,0 +1,67 @@
+"""What the scores of an evaluation are computed from: the clips of both sides, the run's models, and the options."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.data.clip_dataset import FixedClips
+from pipelines.data.clip_index import ClipIndex
+from pipelines.data.data_config import DataConfig
+from pipelines.data.video_file import to_uint8
+from pipelines.experiment import Experiment
+from pipelines.metrics.clip_set import ClipSet
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """Generated videos that are scored."""
+
+    clips: ClipSet  # whole videos, all of one shape, with labels of the run's index (-1 = none)
+    names: tuple[str, ...]  # of every video, for messages
+    content: str  # sha256 over all of them
+    codec: str  # "" where they are what the generator made; else what they went through last, "h264" or "jpeg" say
+    num_frames: int
+    seeds: tuple[int, ...] = ()  # that they were sampled with, where that is known
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of generated videos."""
+
+    config: Experiment
+    index: ClipIndex
+    device: torch.device
+    folder: Path  # of these scores
+    samples: SampleSet
+    vae_path: Path | None  # the run's own autoencoder; None where somebody's videos are scored and the run has none
+    is_own: bool  # the samples are this run's
+
+    @property
+    def held_out(self) -> ClipSet:
+        """Real clips of the validation split, of data.num_frames frames."""
+        return fixed_set(FixedClips(self.index, uncached(self.config.data), "validation"))
+
+    @property
+    def training(self) -> ClipSet:
+        """Real clips of the training split, of data.num_frames frames."""
+        return fixed_set(FixedClips(self.index, uncached(self.config.data), "train"))
+
+
+def uncached(data: DataConfig) -> DataConfig:
+    """The same clips, but no file is kept in memory: an evaluation reads most of them once."""
+    return replace(data, memory_cache_gb=0.0)
+
+
+def fixed_set(clips: FixedClips) -> ClipSet:
+    """Clips of the data set as uint8."""
+    labels = [int(clips.describe(i)["label"]) for i in range(len(clips))]
+    return ClipSet(labels, lambda position: to_uint8(clips[position]["video"]))
+
+
+def digest(*facts: Any) -> str:
+    """sha256 of JSON-ready facts."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

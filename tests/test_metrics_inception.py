@@ -1,0 +1,58 @@
+"""Frame scores through torchvision's Inception: the file is the known one, features and logits are its own."""
+
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipelines.metrics import inception
+from pipelines.metrics.inception import (
+    build_inception,
+    frame_features,
+    inception_available,
+    load_inception,
+    split_frames,
+)
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build_inception()
+
+
+@pytest.fixture(scope="module")
+def clips() -> Tensor:
+    return torch.randint(0, 256, (2, 5, 20, 20, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+def test_only_the_file_whose_hash_its_name_says_is_opened(
+    network: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not inception_available(tmp_path)
+    (tmp_path / inception.INCEPTION_FILE).write_bytes(b"something else")
+    with pytest.raises(ValueError, match="has sha256 .*expected 0cc3c7bd"):
+        load_inception(tmp_path)
+    torch.save(network.state_dict(), tmp_path / "weights")
+    digits = sha256((tmp_path / "weights").read_bytes()).hexdigest()[:8]
+    monkeypatch.setattr(inception, "INCEPTION_FILE", f"inception_v3_google-{digits}.pth")
+    (tmp_path / "weights").rename(tmp_path / inception.INCEPTION_FILE)
+    loaded = load_inception(tmp_path).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_features_are_what_the_last_layer_sees(network: torch.nn.Module, clips: Tensor) -> None:
+    features = frame_features(clips, network, num_frames=2)
+    assert features.shape == (2, 2 * (2048 + 1000))
+    pooled, logits = split_frames(features)
+    with torch.inference_mode():
+        torch.testing.assert_close(network.fc(pooled), logits, rtol=1e-4, atol=1e-5)
+        last = clips[1, 4].movedim(-1, 0).float().unsqueeze(0) / 255  # the frames are the first and the last of a clip
+        large = torch.nn.functional.interpolate(last, size=(299, 299), mode="bilinear", antialias=True)
+        mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+        std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+        expected = network((large - mean) / std)
+    torch.testing.assert_close(logits[3], expected[0], rtol=1e-3, atol=1e-4)
+    assert not network.avgpool._forward_hooks, "it leaves nothing behind"
