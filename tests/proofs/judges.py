@@ -6,13 +6,21 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from pipelines.evaluate import classifier_clips, decode_clips, held_out_clips
+from pipelines.cache_latents import fixed_clips, open_cache
+from pipelines.data.clip_dataset import FixedClips
+from pipelines.data.video_file import to_float, to_uint8
 from pipelines.experiment import Experiment
 from pipelines.metrics import class_accuracy
+from pipelines.metrics.clip_set import spread
 from pipelines.metrics.diversity import diversity, nearest_distances
 from pipelines.metrics.frechet import FeatureStatistics, frechet_distance
 from pipelines.metrics.i3d_weights import load_i3d
 from pipelines.prepare_data import open_index
+from pipelines.run.folder import resolve_model
+from pipelines.train_vae import run_path
+from vae.registry import load_autoencoder
+
+BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -27,15 +35,26 @@ class Judges:
     @staticmethod
     def fit(config: Experiment) -> "Judges":
         """From the run's clips, cache and autoencoder."""
-        device, index = torch.device("cpu"), open_index(config)
-        clips, labels = classifier_clips(config, index, device)
+        index, options = open_index(config), config.evaluate
+        cache, clips = open_cache(config, index), fixed_clips(config, index, "train")
+        vae = load_autoencoder(resolve_model(config.cache.vae, run_path(config), "train_vae"))
+        positions = cache.split("train")
+        chosen = spread(len(positions), options.classifier_clips)
+        plain = torch.stack([to_uint8(clips[i]["video"]) for i in chosen])
+        real, real_labels = held_out_clips(config)
+        cached = [positions[i] for i in chosen]
+        with torch.no_grad():
+            batches = [cached[start : start + BATCH] for start in range(0, len(cached), BATCH)]
+            training = torch.cat([to_uint8(vae.decode(cache.latents(batch, whiten=False))) for batch in batches])
+            real = torch.cat([to_uint8(vae.reconstruct(to_float(part))) for part in real.split(BATCH)])
+        labels = cache.labels[cached]
         classifiers = [
-            class_accuracy.fit(clips, labels, len(index.classes), seed, config.evaluate.classifier_steps)
-            for seed in range(config.evaluate.classifier_seeds)
+            class_accuracy.fit(
+                torch.cat([plain, training]), labels.repeat(2), len(index.classes), seed, options.classifier_steps
+            )
+            for seed in range(options.classifier_seeds)
         ]
-        real, real_labels = held_out_clips(config, index)
-        # the second half of the clips went through the autoencoder
-        return Judges(classifiers, clips[len(clips) // 2 :], decode_clips(real, config, device), real_labels)
+        return Judges(classifiers, training, real, real_labels)
 
     def accuracy(self, videos: Tensor, labels: Tensor) -> float:
         """Share of videos (n, t, h, w, 3) uint8 with the class they should have, (n,): mean over the classifiers."""
@@ -56,6 +75,13 @@ class Judges:
             "diversity": diversity(videos, labels, self.real, self.real_labels)[0],
             "proxy_fvd16": frechet_distance(*statistics),
         }
+
+
+def held_out_clips(config: Experiment) -> tuple[Tensor, Tensor]:
+    """Real clips of the validation split, (n, t, h, w, 3) uint8, and their labels (n,)."""
+    clips = FixedClips(open_index(config), config.data, "validation")
+    chosen = [clips[i] for i in spread(len(clips), config.evaluate.classifier_clips)]
+    return torch.stack([to_uint8(clip["video"]) for clip in chosen]), torch.tensor([clip["label"] for clip in chosen])
 
 
 def features(videos: Tensor) -> FeatureStatistics:

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from judges import Judges
+from judges import Judges, held_out_clips
 from PIL import Image
 from torch import Tensor
 
 from pipelines import train_latte
 from pipelines.cache_latents import STAGE as CACHE
 from pipelines.data.video_file import to_float, to_uint8
-from pipelines.evaluate import held_out_clips
 from pipelines.experiment import Experiment
 from pipelines.prepare_data import open_index
 from pipelines.run.config import load_config
@@ -63,7 +62,7 @@ def image_to_video(config: Experiment, overlaid: Experiment) -> dict[str, float]
         if not (folder / stage).exists():
             (folder / stage).symlink_to((run_path(config) / stage).resolve(), target_is_directory=True)
     train_latte.run(overlaid)
-    real, real_labels = held_out_clips(config, index)
+    real, real_labels = held_out_clips(config)
     frames = folder / "first_frames"
     for number, (clip, label) in enumerate(zip(real, real_labels.tolist(), strict=True)):
         file = frames / index.classes[label] / f"{number:04d}.png"
