@@ -44,13 +44,24 @@ def test_every_distance_has_a_record_with_an_id(evaluation: Evaluation) -> None:
     for name in PIXELS | MODEL:
         record = scores[f"{name}_record"]
         assert record["value"] == scores[name] > 0 and record["id"].startswith(f"{name}-n6-")
-        assert (record["num_real"], record["num_fake"]) == (8, 6)
-    real = torch.stack([evaluation.held_out[i][:16] for i in range(8)])
+        assert (record["num_real"], record["num_fake"]) == (64, 6)
+    held_out = evaluation.many_held_out(evaluation.config.evaluate.proxy_clips)
+    real = torch.stack([held_out[i][:16] for i in range(64)])
     fake = torch.stack([evaluation.samples.clips[i] for i in range(6)])
     sides = [FeatureStatistics.of(temporal_energies(clips)) for clips in (real, fake)]
     assert scores["proxy_frechet_temporal"] == pytest.approx(standardised_distance(*sides)[0], rel=1e-5)
     again = score_proxies(evaluation)
     assert again == scores, "from the features that were kept"
+
+
+def test_few_held_out_files_give_several_clips_each(evaluation: Evaluation) -> None:
+    assert [len(evaluation.many_held_out(count)) for count in (5, 8, 15, 16, 1000)] == [5, 8, 8, 16, 64]
+    clips = evaluation.many_held_out(16)
+    labels = clips.labels.tolist()
+    assert labels[::2] == labels[1::2] and sorted(labels[::2]) == list(range(8)), (
+        "two of every file, one after the other"
+    )
+    assert not torch.equal(clips[0], clips[1])
 
 
 def test_ids_differ_where_features_do(evaluation: Evaluation, tmp_path: Path) -> None:
