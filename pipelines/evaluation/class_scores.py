@@ -52,7 +52,8 @@ def score_classes(evaluation: Evaluation) -> dict[str, Any]:
         fit = (len(index.classes), seed, options.classifier_steps, evaluation.device)
         judge = class_accuracy.fit(training, labels, *fit)
         if not seed:
-            real_rows = joint_features(judge, shown["class_accuracy_real"], held_out.labels)
+            many = evaluation.many_held_out(options.classifier_clips)
+            real_rows = joint_features(judge, small(many), many.labels)
             distance = (real_rows, joint_features(judge, shown["class_accuracy"], samples.labels))
         for name, clips in shown.items():
             accuracies[name].append(class_accuracy.accuracy(judge, clips, truth[name]))

@@ -15,6 +15,8 @@ from pipelines.data.video_file import to_uint8
 from pipelines.experiment import Experiment
 from pipelines.metrics.clip_set import ClipSet
 
+MOST_PER_FILE = 8  # held-out clips of one file, for distances between distributions
+
 
 @dataclass(frozen=True)
 class SampleSet:
@@ -44,6 +46,12 @@ class Evaluation:
     def held_out(self) -> ClipSet:
         """Real clips of the validation split, of data.num_frames frames."""
         return fixed_set(FixedClips(self.index, uncached(self.config.data), "validation"))
+
+    def many_held_out(self, count: int) -> ClipSet:
+        """At most `count` real clips of the validation split, up to eight of a file where the files are few."""
+        num_files = len(self.index.split("validation"))
+        per_file = max(1, min(MOST_PER_FILE, count // max(num_files, 1)))
+        return fixed_set(FixedClips(self.index, uncached(self.config.data), "validation", per_file)).spread(count)
 
     @property
     def training(self) -> ClipSet:

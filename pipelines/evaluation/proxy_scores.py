@@ -36,7 +36,7 @@ def score_proxies(evaluation: Evaluation) -> dict[str, Any]:
     if not options.proxy_clips:
         return {}
     num_frames = min(samples.num_frames, evaluation.config.data.num_frames)
-    held_out = evaluation.held_out.spread(options.proxy_clips).cut(num_frames)
+    held_out = evaluation.many_held_out(options.proxy_clips).cut(num_frames)
     fake = samples.clips.spread(options.proxy_clips).cut(num_frames)
     sources = open_sources(evaluation, held_out, num_frames)
     facts = [num_frames, evaluation.config.data.resolution, [source.record() for source in sources]]

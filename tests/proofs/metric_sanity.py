@@ -42,7 +42,7 @@ from vae.scale_space_flow import warp
 ROOT = Path(__file__).resolve().parents[2]
 NUM_FRAMES, SIZE, CLIPS_PER_FILE, LAST_FRAME = 17, 64, 2, 600
 NUM_SPLITS, PEOPLE, CLASSES = 16, 8, ("Bend", "JumpingJack", "WaveOneHand", "WaveTwoHands")
-CLASSIFIER_CLIPS, CLASSIFIER_STEPS, CLASSIFIER_SPLITS = 6, 200, 4
+CLASSIFIER_CLIPS, CLASSIFIER_STEPS, CLASSIFIER_DRAWS = 6, 200, 6
 STRENGTHS = (0, 1, 2, 3)
 I3D_CLIPS = 40
 
@@ -169,7 +169,9 @@ def main(clips_folder: Path, runs: list[Path], work: Path, with_i3d: bool) -> No
     if with_i3d:
         measured |= by_i3d(clips, work)
     content = {
-        "strengths": {name: " ".join(damage.__doc__.split()) for name, damage in (*DAMAGE.items(), (MIX_UP, mix_up))},
+        "strengths": {
+            name: damage.__doc__.split(". ")[0].rstrip(".") for name, damage in (*DAMAGE.items(), (MIX_UP, mix_up))
+        },
         "num_files": len({file for file, _ in clips}),
         "num_clips": len(clips),
         "num_splits": NUM_SPLITS,
@@ -226,49 +228,50 @@ def features_of(clips, name, strength, folder, sources):
 
 
 def by_classifier(folder, work):
-    """The same for what a classifier sees, and for its accuracy (1 - accuracy, so that it grows with damage).
+    """The same for what a classifier sees, and for its errors, which are 1 - accuracy.
 
-    Three sets of people: four to learn from, two real, two damaged.
+    Three sets of people: four to learn from, two real, two damaged; then the last two swapped.
     """
     measured = {name: {damage: [] for damage in (*DAMAGE, MIX_UP)} for name in (CLASSIFIER, WRONG)}
     clips = read_clips(files_of(folder), CLASSIFIER_CLIPS)
     labels = torch.tensor([CLASSES.index(file.parent.name) for file, _ in clips])
-    for seed in range(CLASSIFIER_SPLITS):
+    video, people = torch.stack([clip for _, clip in clips]), torch.tensor([person(file) for file, _ in clips])
+    for seed in range(CLASSIFIER_DRAWS):
         kept = work / f"classifier-{seed}.json"
         if not kept.exists():
-            write_json(kept, classifier_split(clips, labels, seed))
+            write_json(kept, classifier_splits(video, labels, people, seed))
             print(kept.name, file=sys.stderr, flush=True)
-        for metric, values in json.loads(kept.read_text()).items():
-            for damage, distances in values.items():
-                measured[metric][damage].append(distances)
+        for split in json.loads(kept.read_text()):
+            for metric, values in split.items():
+                for damage, distances in values.items():
+                    measured[metric][damage].append(distances)
     return measured
 
 
 WRONG = "1 - class_accuracy"
 
 
-def classifier_split(clips, labels, seed):
-    """{metric: {damage: [value per strength]}} of one draw of people."""
-    people = random.Random(seed).sample(range(PEOPLE), PEOPLE)
-    groups = (people[:4], people[4:6], people[6:])
-    learned, real, other = (
-        torch.tensor([i for i, (file, _) in enumerate(clips) if person(file) in group]) for group in groups
-    )
-    video = torch.stack([clip for _, clip in clips])
+def classifier_splits(video, labels, people, seed):
+    """[{metric: {damage: [value per strength]}}] of one draw of people, both ways round."""
+    order = torch.randperm(PEOPLE, generator=torch.Generator().manual_seed(seed))
+    learned, *sides = (torch.isin(people, group) for group in order.split([PEOPLE // 2, PEOPLE // 4, PEOPLE // 4]))
     classifier = class_accuracy.fit(video[learned], labels[learned], len(CLASSES), seed, CLASSIFIER_STEPS)
-    reference = FeatureStatistics.of(joint_features(classifier, video[real], labels[real]))
-    values = {name: {damage: [] for damage in (*DAMAGE, MIX_UP)} for name in (CLASSIFIER, WRONG)}
-    for damage in (*DAMAGE, MIX_UP):
-        for strength in STRENGTHS:
-            shown, asked = video[other], labels[other]
-            if damage == MIX_UP:
-                asked = mix_up(asked, strength, seed)
-            else:
-                shown = damaged(list(shown), damage, strength)
-            rows = FeatureStatistics.of(joint_features(classifier, shown, asked))
-            values[CLASSIFIER][damage].append(standardised_distance(reference, rows)[0])
-            values[WRONG][damage].append(1 - class_accuracy.accuracy(classifier, shown, asked))
-    return values
+    found = []
+    for real, other in (sides, sides[::-1]):
+        reference = FeatureStatistics.of(joint_features(classifier, video[real], labels[real]))
+        values = {name: {damage: [] for damage in (*DAMAGE, MIX_UP)} for name in (CLASSIFIER, WRONG)}
+        for damage in (*DAMAGE, MIX_UP):
+            for strength in STRENGTHS:
+                shown, asked = video[other], labels[other]
+                if damage == MIX_UP:
+                    asked = mix_up(asked, strength, seed)
+                else:
+                    shown = damaged(list(shown), damage, strength)
+                rows = FeatureStatistics.of(joint_features(classifier, shown, asked))
+                values[CLASSIFIER][damage].append(standardised_distance(reference, rows)[0])
+                values[WRONG][damage].append(1 - class_accuracy.accuracy(classifier, shown, asked))
+        found.append(values)
+    return found
 
 
 def by_i3d(clips, work):
@@ -320,9 +323,10 @@ def page(content):
     rows = [["metric", *damages, "in order", "kept"]]
     for name, metric in sorted(metrics.items(), key=lambda item: not item[1]["kept"]):
         marks = [mark(metric["damage"].get(damage)) for damage in damages]
-        is_accuracy = name == WRONG
-        rows.append([f"`{name}`", *marks, f"{metric['ordered']} of 5", "-" if is_accuracy else YES_NO[metric["kept"]]])
-    lines = [*HEAD, *table(rows), "", *LEGEND, ""]
+        rows.append(
+            [f"`{name}`", *marks, f"{metric['ordered']} of 5", "-" if name == WRONG else YES_NO[metric["kept"]]]
+        )
+    lines = [*HEAD, "", *table(rows), "", *LEGEND, ""]
     lines += [f"- **{name}**: {text}" for name, text in content["strengths"].items()]
     lines += ["", "## Values", ""]
     rows = [["metric", "damage", *(f"strength {strength}" for strength in STRENGTHS), "splits in order"]]
