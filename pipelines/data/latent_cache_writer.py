@@ -35,6 +35,7 @@ from pipelines.data.latent_shard import (
     sha256,
     shard_name,
     shard_tensors,
+    signed,
 )
 
 PROBE_CLIPS = 16  # training clips of each shard that the latent-to-RGB probe is fitted to
@@ -188,7 +189,7 @@ class LatentCacheWriter:
                 parts[part]["rgb"] = probe
         shards = [{"file": shard_name(k), **{n: r[n] for n in ("bytes", "sha256")}} for k, r in enumerate(records)]
         metadata = {"parts": parts, "shards": shards, **self.plan}
-        commit(self.folder / "metadata.json", json.dumps(metadata, indent=1).encode())
+        commit(self.folder / "metadata.json", json.dumps(signed(metadata), indent=1).encode())
         for left_over in self.folder.glob(".*.part"):  # of processes that were killed
             left_over.unlink()
         return LatentCache(self.folder, verify=False)

@@ -22,7 +22,8 @@ def check(path: Path, max_frame_pixels: int, max_file_pixels: int) -> dict[str, 
     """Decodes a whole file, because headers can be wrong and only what was decoded once can be relied on.
 
     Returns:
-        {"sha256", "num_frames", "width", "height", "fps", "reader"}, or {"error": reason, perhaps "sha256"}.
+        {"sha256", "num_frames", "header_frames" (0 = unknown), "width", "height", "fps", "reader"}, or {"error": why,
+        perhaps "sha256"}.
     """
     if not path.is_file():
         return {"error": "not a file" if path.exists() else "missing"}
@@ -50,6 +51,8 @@ def _decode(path: Path, container: av.container.InputContainer, max_frame: int, 
     width, height = stream.codec_context.width, stream.codec_context.height
     if width * height > max_frame:
         return {"error": f"oversized: {width}x{height} is more than data.max_frame_pixels {max_frame}"}
+    if width * height * stream.frames > max_file:
+        return {"error": f"oversized: its header says {width}x{height} x {stream.frames} frames"}
     num_frames, kept, before_last, last, shape, damage = 0, {}, None, None, None, ""
     frames = _until_error(container)
     for frame in frames:
@@ -72,6 +75,7 @@ def _decode(path: Path, container: av.container.InputContainer, max_frame: int, 
     height, width, _ = kept[0].shape
     return {
         "num_frames": num_frames,
+        "header_frames": stream.frames,
         "width": width,
         "height": height,
         "fps": float(stream.average_rate or stream.guessed_rate or 0),

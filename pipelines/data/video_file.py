@@ -138,11 +138,17 @@ class VideoWriter:
     def _start(self, height: int, width: int) -> subprocess.Popen[bytes]:
         import imageio_ffmpeg
 
+        try:
+            program = imageio_ffmpeg.get_ffmpeg_exe()
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self.path}: there is no FFmpeg; python -m pip install imageio-ffmpeg brings it"
+            ) from error
         arguments = list(_CODECS[self.codec])
         if self.codec == "mp4v":
             arguments += ["-b:v", str(min(int(_MP4V_BITS_PER_PIXEL * self.fps * height * width), 2**31 - 1))]
         command = [
-            *(imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-nostdin", "-v", "error", "-threads", "1"),
+            *(program, "-y", "-nostdin", "-v", "error", "-threads", "1"),
             *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self.fps), "-i", "pipe:0"),
             *(*arguments, "-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact"),  # no version, no date
             *("-f", _CONTAINERS[self.path.suffix.lower()], str(self.part)),

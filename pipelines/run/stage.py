@@ -3,6 +3,8 @@
 A stage file ends with `main("train_vae", run, Experiment, ("data", "vae", "run"))` under its `__main__` guard.
 """
 
+import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -10,9 +12,13 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from pipelines.run.config import GRAMMAR, describe_options, is_yaml, load_config, to_dict, to_yaml
-from pipelines.run.ranks import disconnect
+from pipelines.run.ranks import disconnect, is_connected
 
 T = TypeVar("T")
+# Stages whose work several processes divide among themselves; the others are done by the first process alone.
+SHARED_STAGES = ("prepare_data", "train_motion", "train_vae", "cache_latents", "train_latte", "sample", "chain")
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
 
 
@@ -26,7 +32,8 @@ def main(
     command: str = "",
     default: Path = DEFAULT_CONFIG,
 ) -> NoReturn:
-    """Run one stage from the command line and exit: 0 done, 2 for what the user can mend, 130 / 143 when interrupted.
+    """Run one stage from the command line and exit: 0 done, 2 for what the user can mend, 130 / 143 / 138 when
+    interrupted by Ctrl-C / SIGTERM / SIGUSR1.
 
     schema: the dataclass of the whole experiment; it has a section `run` (RunConfig).
     sections: the sections that this stage reads; --help and run.dry_run show these.
@@ -50,6 +57,12 @@ def main(
     except ValueError as error:
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        what = f"{error.filename or 'the output'} cannot be written or read ({error.strerror})"
+        print(f"{name}: {what}: make room there or choose another run.root=; the same command goes on", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print(f"{name}: interrupted; the same command goes on", file=sys.stderr)
         sys.exit(130)
@@ -59,7 +72,16 @@ def main(
 
 
 def run_stage(name: str, run: Callable[[T], None], config: T) -> None:
-    """Call one stage in this process; a ValueError's traceback is kept in the stage's folder as error.txt."""
+    """Call one stage in this process; a ValueError's traceback is kept in the stage's folder as error.txt.
+
+    With several processes all but the first one return at once from a stage that they do not share.
+    """
+    if name not in SHARED_STAGES and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if int(os.environ.get("RANK", "0")):
+            return
+        if not is_connected():
+            for variable in LAUNCHER_VARIABLES:  # nobody will come to meet this process
+                os.environ.pop(variable, None)
     settings = run_settings(config)
     if settings.threads:
         import torch
