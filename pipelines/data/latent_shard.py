@@ -21,7 +21,7 @@ from torch import Tensor
 MOMENTS_FP32, MEANS_FP16 = "moments_fp32", "means_fp16"
 BYTES_PER_VALUE = {MOMENTS_FP32: 8, MEANS_FP16: 2}  # of a latent: two moments of 4 bytes, or one of 2
 REMAKE = "remove that folder and run python pipelines/cache_latents.py with the same configuration"
-CHECKSUM = "sha256"
+CHECKSUM = "checksum"
 MIN_STD = 1e-6  # of a channel that never changes: whitening turns it into zeros, not into infinities
 Moments = Mapping[str, tuple[Tensor, Tensor]]  # {part: (mean, logvar)}, each (b, c, t, h, w)
 
