@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,48 +131,46 @@ def check_pair() -> Iterator[Finding]:
     torch, torchvision = installed_version("torch"), installed_version("torchvision")
     if not torch or not torchvision:
         return
-    required = [
-        found[1]
-        for line in importlib.metadata.requires("torchvision") or []
-        if (found := re.match(r"torch\s*\(?==\s*([\w.]+)", line))
-    ]
-    if required and as_numbers(required[0]) != as_numbers(torch):
-        text = f"torchvision {torchvision} was built for torch {required[0]}, but torch {torch} is installed"
-        yield Finding(PROBLEM, text, install_command("torch", "torchvision"))
-    else:
-        yield Finding(OK, f"torch {torch} and torchvision {torchvision} belong together")
+    for line in importlib.metadata.requires("torchvision") or []:
+        if found := re.match(r"torch\b[^=<>!]*(==|>=)\s*([\d.]+)", line):
+            relation, required = found.groups()
+            has, needs = as_numbers(torch), as_numbers(required)
+            if has < needs or (relation == "==" and has != needs):
+                text = f"torchvision {torchvision} needs torch {relation}{required}, but torch {torch} is installed"
+                yield Finding(PROBLEM, text, install_command("torch", "torchvision"))
+                return
+    yield Finding(OK, f"torch {torch} and torchvision {torchvision} belong together")
 
 
 def run_child(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """A Python process that finds this project, with its output; one that takes too long counts as killed."""
     search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    command = [sys.executable, *arguments]
-    try:
-        return subprocess.run(
-            command,
-            env=os.environ | {"PYTHONPATH": search},
-            capture_output=True,
-            text=True,
-            timeout=SECONDS_PER_CHILD,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as late:
-        output = late.stdout or b""
-        return subprocess.CompletedProcess(command, -9, output if isinstance(output, str) else output.decode(), "")
+    command, environment = [sys.executable, *arguments], os.environ | {"PYTHONPATH": search}
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    alarm = threading.Timer(SECONDS_PER_CHILD, child.kill)
+    alarm.start()
+    output, errors = child.communicate()
+    alarm.cancel()
+    return subprocess.CompletedProcess(command, child.returncode, output, errors)
+
+
+def import_all(modules: Sequence[str]) -> dict[str, str]:
+    """Import modules in a process that may crash; {module: reason} of those that fail."""
+    failed, left = {}, list(modules)
+    while left:
+        child = run_child([str(ROOT / "pipelines" / "health" / "imports.py"), *left])
+        answers = [json.loads(line) for line in child.stdout.splitlines()]
+        failed |= {answer["module"]: answer["error"] for answer in answers if answer["error"]}
+        left = left[len(answers) :]
+        if left:  # it ended while it imported the first of these
+            failed[left.pop(0)] = f"the import ends Python (exit {child.returncode})"
+    return failed
 
 
 def check_imports(packages: Sequence[tuple[str, str, bool]]) -> Iterator[Finding]:
-    """Import every installed package, and then the stages, in a process that may crash."""
+    """Import every installed package, and then the stages."""
     owners = {MODULES.get(name, name): name for name, _, _ in packages if installed_version(name)}
-    modules = [*owners, "pipelines.chain"]
-    failed: dict[str, str] = {}
-    while modules:
-        child = run_child([str(ROOT / "pipelines" / "health" / "imports.py"), *modules])
-        answers = [json.loads(line) for line in child.stdout.splitlines()]
-        failed |= {answer["module"]: answer["error"] for answer in answers if answer["error"]}
-        modules = modules[len(answers) :]
-        if modules:  # it ended while it imported the first of these
-            failed[modules.pop(0)] = f"the import ends Python (exit {child.returncode})"
+    failed = import_all([*owners, "pipelines.chain"])
     if not failed:
         yield Finding(OK, f"all {len(owners)} packages and the stages can be imported")
         return

@@ -253,6 +253,7 @@ def test_two_processes_equal_one(unbroken: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(launch, capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert ended.returncode == 0, ended.stderr
+    assert load_latest(tmp_path / "one" / "train_toy" / "checkpoints").state["processes"] == 2, "they never met"
     one, two = result(unbroken), result(tmp_path)
     for name, tensor in one[0].items():
         if not name.startswith("extra"):  # the toy's running error is each process's own

@@ -70,7 +70,7 @@ def read_ahead(dataset: Dataset, watch: ReadWatch, num_workers: int, **options: 
     if not num_workers:
         yield from DataLoader(dataset, **options)
         return
-    with tempfile.TemporaryDirectory(prefix="reading-") as folder:
+    with tempfile.TemporaryDirectory(prefix="reading-", ignore_cleanup_errors=True) as folder:
         watch.folder = folder
         before = signal.getsignal(signal.SIGCHLD)
         batches = iter(DataLoader(dataset, num_workers=num_workers, **options))
@@ -84,3 +84,5 @@ def read_ahead(dataset: Dataset, watch: ReadWatch, num_workers: int, **options: 
             if reason is None:
                 raise
             raise ValueError(reason) from error
+        finally:
+            del batches  # ends the workers, before what they write into goes

@@ -15,8 +15,8 @@ from pipelines.run.config import GRAMMAR, describe_options, is_yaml, load_config
 from pipelines.run.ranks import disconnect, is_connected
 
 T = TypeVar("T")
-# Stages whose work several processes divide among themselves; the others are done by the first process alone.
-SHARED_STAGES = ("prepare_data", "train_motion", "train_vae", "cache_latents", "train_latte", "sample", "chain")
+# Stages that one process does alone, however many are started; the work of all others is divided among them.
+ALONE = ("reconstruct", "evaluate", "report", "export", "ablate")
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
@@ -74,15 +74,16 @@ def main(
 def run_stage(name: str, run: Callable[[T], None], config: T) -> None:
     """Call one stage in this process; a ValueError's traceback is kept in the stage's folder as error.txt.
 
-    With several processes all but the first one return at once from a stage that they do not share.
+    Of several processes all but the first one return at once from a stage that one does alone.
     """
-    if name not in SHARED_STAGES and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if name in ALONE and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if int(os.environ.get("RANK", "0")):
             return
         if not is_connected():
             for variable in LAUNCHER_VARIABLES:  # nobody will come to meet this process
                 os.environ.pop(variable, None)
     settings = run_settings(config)
+    require_writable(Path(settings.root) / settings.name)
     if settings.threads:
         import torch
 
@@ -95,6 +96,13 @@ def run_stage(name: str, run: Callable[[T], None], config: T) -> None:
         if record.parent.is_dir():
             record.write_text(traceback.format_exc(), encoding="utf-8")
         raise
+
+
+def require_writable(folder: Path) -> None:
+    """Raise ValueError, before anything is built or loaded, where `folder` cannot be made or written."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"{existing} cannot be written: choose another run.root=")
 
 
 def run_settings(config: Any) -> Any:

@@ -94,6 +94,7 @@ class Runs:
     """Runs in one folder that share data, motion module, autoencoder and cache."""
 
     def __init__(self, folder: Path, stages: Sequence[str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.log = folder / "log"
         for stage in stages:

@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -84,7 +85,8 @@ def no_room(folder: Path, trials: int) -> Outcome:
             assert "Traceback" not in answer["said"], answer["said"]
             if kind is read_only:
                 seconds.append(answer["seconds"])
-    outcome.figures = {"seconds until read-only is found, imports apart": max(seconds, default=0.0)}
+                assert answer["seconds"] < 5, "read-only is found too late"
+    outcome.figures = {"CPU seconds until read-only is found, imports apart": max(seconds, default=0.0)}
     assert runs
     return outcome
 
@@ -159,12 +161,18 @@ def read_only(folder: Path, result: Path, chance: float, log: str) -> None:
     stage, train = inside(place, folder, log)
     assert os.waitstatus_to_exitcode(os.waitpid(train("1"), 0)[1]) == 0
     subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
-    started = time.monotonic()
+    before = cpu_seconds()
     code = os.waitstatus_to_exitcode(os.waitpid(train("3"), 0)[1])
-    seconds = time.monotonic() - started
+    seconds = cpu_seconds() - before
     text = Path(f"{log}.child").read_text()
     intact = newest_step(stage) == 1 and load_latest(stage / "checkpoints") is not None
     result.write_text(json.dumps({"code": code, "intact": intact, "said": text[-1500:], "seconds": round(seconds, 2)}))
+
+
+def cpu_seconds() -> float:
+    """Of all children that have ended: a machine that does other things makes them last longer, not work more."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @fault("F3", "one byte flipped in any file of checkpoints, models, latents, index", "50/50 found and named", 50, 10)

@@ -8,6 +8,8 @@ from faults.children import NANO, Runs, end, said, start
 from faults.training import torchrun, wait_for
 from faults.trials import Outcome, fault, largest_loss_difference
 
+from pipelines.run.checkpoint import load_latest
+
 ALL = ("prepare_data", "train_motion", "train_vae", "cache_latents")
 LOSSES = 1e-5
 STEPS = 20
@@ -25,6 +27,7 @@ def two_ranks(folder: Path, trials: int) -> Outcome:
         steps = f"{children.TRAINED[stage]}.loop.steps={STEPS}"
         children.run(stage, runs.fresh(f"{name} one", stage, steps, *options), runs.log)
         children.run(stage, runs.fresh(f"{name} two", stage, steps, *options), runs.log, world=2)
+        assert load_latest(runs.path(f"{name} two", stage) / "checkpoints").state["processes"] == 2, "they never met"
         difference = largest_loss_difference(runs.path(f"{name} one", stage), runs.path(f"{name} two", stage))
         outcome.figures[f"{name}, largest difference of a loss"] = float(f"{difference:.2g}")
         outcome.count(difference <= LOSSES, f"{name}: {difference:.2g}")

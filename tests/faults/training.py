@@ -276,6 +276,7 @@ def other_world_sizes(folder: Path, trials: int) -> Outcome:
         children.run(stage, one, runs.log)
         for steps, world in ((4, 2), (8, 1), (12, 3)):
             children.run(stage, runs.new(f"{name} many", *lr, *options, f"{loop}.loop.steps={steps}"), runs.log, world)
+        assert load_latest(runs.path(f"{name} many", stage) / "checkpoints").state["processes"] == 3, "they never met"
         difference = largest_difference(runs.path(f"{name} one", stage), runs.path(f"{name} many", stage))
         outcome.figures[f"{name}, largest difference of a weight"] = float(f"{difference:.2g}")
         outcome.count(difference <= 1e-6, f"{name}: {difference:.2g}")

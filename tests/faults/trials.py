@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -38,7 +39,7 @@ class Outcome:
         self.trials += 1
         self.passed += passed
         if not passed:
-            self.failures.append(why[:2000])
+            self.failures.append(why[-2000:])
 
     @contextmanager
     def trial(self, name: str = "") -> Iterator[None]:
@@ -81,7 +82,11 @@ def run_fault(name: str, folder: Path, trials: int) -> dict[str, Any]:
     entry, started = FAULTS[name], time.monotonic()
     random.seed(f"{name} {trials}")
     folder.mkdir(parents=True)
-    outcome = entry.run(folder, trials)
+    try:
+        outcome = entry.run(folder, trials)
+    except Exception:  # what was to be injected into does not even run: the line of the table says so
+        outcome = Outcome()
+        outcome.count(False, traceback.format_exc())
     row = {"fault": name, "what": entry.what, "target": entry.target, **asdict(outcome)}
     return row | {"seconds": round(time.monotonic() - started, 1)}
 
