@@ -89,9 +89,9 @@ def run_stage(name: str, run: Callable[[T], None], config: T) -> None:
 
         torch.set_num_threads(settings.threads)
     record = Path(settings.root) / settings.name / name / "error.txt"
+    record.unlink(missing_ok=True)
     try:
         run(config)
-        record.unlink(missing_ok=True)
     except ValueError:
         if record.parent.is_dir():
             record.write_text(traceback.format_exc(), encoding="utf-8")

@@ -1,12 +1,15 @@
 """Processes of the fault suite: real stages at nano size, forked from a server that has imported everything once."""
 
+import atexit
 import importlib
 import multiprocessing
 import os
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Sequence
+from functools import cache
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -21,6 +24,9 @@ from pipelines.run.stage import main
 
 NANO = Path(__file__).resolve().parents[1] / "nano.yaml"
 SHAPES = "{resolution: 32, num_frames: 20, train_per_class: 1, validation_per_class: 1}"
+STAGES = ("prepare_data", "train_motion", "train_vae", "cache_latents")
+QUIET = ("validate_every=0", "preview_every=0")
+NOT_COPIED = (".lock", "tensorboard")
 TRAINED = {"train_motion": "motion", "train_vae": "vae", "train_latte": "latte"}
 
 
@@ -98,7 +104,8 @@ class Runs:
         self.folder = folder
         self.log = folder / "log"
         for stage in stages:
-            run(stage, self.arguments("base"), self.log)
+            source = made_once() / "base" / stage
+            shutil.copytree(source, folder / "base" / stage, ignore=shutil.ignore_patterns(*NOT_COPIED))
 
     def arguments(self, name: str, *options: str) -> list[str]:
         """The command line of a run."""
@@ -108,10 +115,10 @@ class Runs:
 
     def new(self, name: str, *options: str) -> list[str]:
         """The command line of another run that has what stands in `base`."""
-        for stage in ("prepare_data", "train_motion", "train_vae", "cache_latents"):
+        for stage in STAGES:
             source, target = self.folder / "base" / stage, self.folder / name / stage
             if source.exists() and not target.exists():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns(".lock", "tensorboard"))
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns(*NOT_COPIED))
         return self.arguments(name, *options)
 
     def fresh(self, name: str, stage: str, *options: str) -> list[str]:
@@ -125,4 +132,12 @@ class Runs:
         return self.folder / name / stage
 
 
-QUIET = ("validate_every=0", "preview_every=0")
+@cache
+def made_once() -> Path:
+    """A folder with the run `base`, through all of STAGES; it goes when this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="faults-base-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    runs = Runs(folder, ())
+    for stage in STAGES:
+        run(stage, runs.arguments("base"), runs.log)
+    return folder

@@ -34,7 +34,7 @@ from vae.registry import load_autoencoder
 from vae.ssf2020 import load_ssf2020
 
 ROOT = Path(__file__).resolve().parents[2]
-ALL = ("prepare_data", "train_motion", "train_vae", "cache_latents")
+ALL = children.STAGES
 CLOSE = 2  # edits between a typo and the option that was meant
 
 

@@ -10,7 +10,7 @@ from faults.trials import Outcome, fault, largest_loss_difference
 
 from pipelines.run.checkpoint import load_latest
 
-ALL = ("prepare_data", "train_motion", "train_vae", "cache_latents")
+ALL = children.STAGES
 LOSSES = 1e-5
 STEPS = 20
 

@@ -57,7 +57,7 @@ TRAINERS = (
     Trainer("vae, adversarial", "train_vae", (*GAN, "vae.adaptation.phase_two_step=5")),
     Trainer("latte", "train_latte", (), reads_ahead=False),
 )
-ALL = ("prepare_data", "train_motion", "train_vae", "cache_latents")
+ALL = children.STAGES
 
 
 def toy(folder: Path, name: str, steps: int, every: int = 10) -> list[str]:
@@ -274,8 +274,9 @@ def other_world_sizes(folder: Path, trials: int) -> Outcome:
         loop = children.TRAINED[stage]
         one = runs.fresh(f"{name} one", stage, *lr, f"{loop}.loop.steps=12")
         children.run(stage, one, runs.log)
+        many = runs.fresh(f"{name} many", stage, *lr, *options)
         for steps, world in ((4, 2), (8, 1), (12, 3)):
-            children.run(stage, runs.new(f"{name} many", *lr, *options, f"{loop}.loop.steps={steps}"), runs.log, world)
+            children.run(stage, [*many, f"{loop}.loop.steps={steps}"], runs.log, world)
         assert load_latest(runs.path(f"{name} many", stage) / "checkpoints").state["processes"] == 3, "they never met"
         difference = largest_difference(runs.path(f"{name} one", stage), runs.path(f"{name} many", stage))
         outcome.figures[f"{name}, largest difference of a weight"] = float(f"{difference:.2g}")
