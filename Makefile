@@ -1,18 +1,22 @@
 # make demo: the whole chain on the embedded data set, ending in runs/demo/report/index.html
 # make test, make lint: the tests; style and types
+# make faults: kills, full disks, damaged files and the like, hundreds of them; writes docs/results/faults.md (up to 90 minutes)
 # Each makes .venv from requirements.lock when it is not there, when the lock changed, or when an install was cut short.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
 help:
-	@sed -n '1,3s/^# //p' Makefile
+	@sed -n '1,4s/^# //p' Makefile
 
 demo: .venv/project
 	$(BIN)/python pipelines/chain.py configs/demo.yaml
 
 test: .venv/project
 	$(BIN)/python -m pytest
+
+faults: .venv/project
+	$(BIN)/python tests/faults/run.py
 
 lint: .venv/project
 	$(BIN)/ruff check .
@@ -38,4 +42,4 @@ lint: .venv/project
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.PHONY: help demo test lint
+.PHONY: help demo test faults lint

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import ConcatDataset, DataLoader
+from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
 from pipelines.data.clip_dataset import FixedClips, preprocessing
@@ -27,6 +27,7 @@ from pipelines.data.clip_index import SPLITS, ClipIndex
 from pipelines.data.latent_cache import LatentCache
 from pipelines.data.latent_cache_writer import LatentCacheWriter
 from pipelines.data.latent_rgb import small_frames
+from pipelines.data.read_watch import ReadWatch, read_ahead
 from pipelines.experiment import Experiment
 from pipelines.prepare_data import open_index
 from pipelines.run.checkpoint import hash_folder
@@ -41,7 +42,6 @@ from vae.registry import load_autoencoder
 STAGE = "cache_latents"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MAY_CHANGE = ("cache.vae", "cache.num_workers", "cache.job", "cache.num_jobs")
-READ_TIMEOUT_SECONDS = 600  # a worker that died would else be waited for without end
 EncodedClip = tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], torch.Tensor]  # moments and `small_frames`
 
 
@@ -127,17 +127,14 @@ def write_shards(
 
 def read_clips(clips: Sequence[FixedClips], positions: Sequence[int], num_workers: int) -> Iterator[torch.Tensor]:
     """The videos (1, 3, t, h, w) in [-1, 1] of the clips at `positions` of all `clips` together, in this order."""
+    watch = ReadWatch(clips[0].config.probe_seconds)
     for split in clips:
         split.files.free_bytes //= max(num_workers, 1)
+        split.files.watch = watch
     together = max(split.clips_per_file for split in clips)  # clips of one file are read by one worker
-    loader: DataLoader[Any] = DataLoader(
-        ConcatDataset(clips),
-        batch_sampler=[positions[start : start + together] for start in range(0, len(positions), together)],
-        num_workers=num_workers,
-        collate_fn=videos_of,
-        timeout=READ_TIMEOUT_SECONDS if num_workers else 0,
-    )
-    for videos in loader:
+    groups = [positions[start : start + together] for start in range(0, len(positions), together)]
+    dataset: ConcatDataset[Any] = ConcatDataset(clips)
+    for videos in read_ahead(dataset, watch, num_workers, batch_sampler=groups, collate_fn=videos_of):
         yield from videos
 
 

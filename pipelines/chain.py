@@ -18,6 +18,7 @@ from pipelines import (
     train_vae,
 )
 from pipelines.experiment import Experiment, training_stages
+from pipelines.run.ranks import connect, wait
 from pipelines.run.stage import main, run_stage
 
 STAGE = "chain"
@@ -27,12 +28,16 @@ def run(config: Experiment) -> None:
     """Run every stage that `config` needs."""
     stages = needed_stages(config)
     started = time.monotonic()
+    is_main = connect(config.run.device).process_index == 0
     for number, stage in enumerate(stages, start=1):
-        print(f"[{number}/{len(stages)}] {stage.STAGE}", file=sys.stderr, flush=True)
+        if is_main:
+            print(f"[{number}/{len(stages)}] {stage.STAGE}", file=sys.stderr, flush=True)
         before = time.monotonic()
         run_stage(stage.STAGE, stage.run, config)
+        wait()  # of several processes, none begins a stage before its inputs are there
         now = time.monotonic()
-        print(f"      {now - before:.0f} s, {now - started:.0f} s in all", file=sys.stderr, flush=True)
+        if is_main:
+            print(f"      {now - before:.0f} s, {now - started:.0f} s in all", file=sys.stderr, flush=True)
 
 
 def needed_stages(config: Experiment) -> list[ModuleType]:

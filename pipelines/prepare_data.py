@@ -103,6 +103,9 @@ def describe_index(index: ClipIndex) -> str:
         lines += [f"  {path}: {reason}" for path, reason in index.rejected[:MAX_REJECTED_SHOWN]]
     if (more := len(index.rejected) - MAX_REJECTED_SHOWN) > 0:
         lines.append(f"  ... and {more} more in index.json")
+    if index.cut:
+        lines += ["", f"{len(index.cut)} files end before their header says; what there is is used:"]
+        lines += [f"  {path}: {what}" for path, what in index.cut[:MAX_REJECTED_SHOWN]]
     if index.missing:
         lines += ["", f"{len(index.missing)} files are named in the lists but do not exist, such as {index.missing[0]}"]
     return "\n".join(lines).encode("utf-8", "replace").decode()  # a name may hold bytes that are no text

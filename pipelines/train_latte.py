@@ -29,13 +29,19 @@ from pipelines.run.random_keys import key
 from pipelines.run.ranks import connect
 from pipelines.run.stage import main, select
 from pipelines.train_motion import CHECKPOINT_SUFFIXES, DATA_MAY_CHANGE, run_path, take_weights
-from vae.registry import load_autoencoder
+from vae.registry import build_autoencoder, load_autoencoder
 
 STAGE = "train_latte"
 VALIDATION_BATCH = 32
 PREVIEW_STEPS = 20
 # Options of the section that change what is drawn or scored on the way, not what is trained.
-MAY_CHANGE = ("latte.validation_clips", "latte.preview_*", "latte.gradient_checkpointing", "latte.compile")
+MAY_CHANGE = (
+    "latte.validation_clips",
+    "latte.preview_*",
+    "latte.gradient_checkpointing",
+    "latte.compile",
+    "latte.shard_weights",
+)
 
 
 def run(config: Experiment) -> None:
@@ -63,7 +69,8 @@ def run(config: Experiment) -> None:
             lambda: validation_batches(cache, config.latte.validation_clips),
             lambda ema, path, step: write_preview(ema, config, path, step),
         )
-        train(task, loop, folder, config.run.seed, config.run.device)
+        blocks = LatteBlock if config.latte.shard_weights else None
+        train(task, loop, folder, config.run.seed, config.run.device, blocks)
         folder.finish()
 
 
@@ -81,7 +88,7 @@ def take_initial_weights(model: Latte, reference: str, run_folder: Path) -> dict
         load_official_latte(file, model)
         return {"path": str(file), "hash": hash_file(file)}
     path = resolve_model(reference, run_folder, STAGE)
-    take_weights(model, Latte.from_pretrained(path, low_cpu_mem_usage=False), path)
+    take_weights(model, Latte.from_pretrained(path, use_safetensors=True, low_cpu_mem_usage=False), path)
     return {"path": str(path), "hash": hash_folder(path)}
 
 
@@ -119,10 +126,8 @@ def write_preview(model: Latte, config: Experiment, folder: Path, step: int) -> 
     write_gif(folder / f"step-{step:08d}.gif", label_rows(grid, names, videos[0].shape[1]), config.sample.fps)
 
 
-def describe(config: Experiment) -> str:
-    """For run.dry_run: size, tokens and steps; the latents' shapes come from the configured autoencoder."""
-    from vae.registry import build_autoencoder
-
+def planned_latte(config: Experiment) -> Latte:
+    """The model that would be trained, without values; the latents' shapes come from the configured autoencoder."""
     with torch.device("meta"):
         vae = build_autoencoder(config.vae)
         clip = (config.data.num_frames, config.data.resolution, config.data.resolution)
@@ -131,9 +136,13 @@ def describe(config: Experiment) -> str:
             for part, shape in vae.latent_shapes(clip).items()
         }
         options = {field.name: getattr(config.latte, field.name) for field in fields(LatteConfig)}
-        model = Latte(asdict(LatteArchitecture.build(LatteConfig(**options), parts, [])))
+        return Latte(asdict(LatteArchitecture.build(LatteConfig(**options), parts, [])))
+
+
+def describe(config: Experiment) -> str:
+    """For run.dry_run: size, tokens and steps."""
+    model, loop = planned_latte(config), config.latte.loop
     tokens = sum(s.frames * s.height * s.width // model.patch**2 for s in model.layout.streams)
-    loop = config.latte.loop
     return (
         f"Latte {config.latte.size}: {model.num_parameters():,} parameters without the class embedding, "
         f"{tokens} tokens per clip, {loop.steps} steps of {loop.global_batch_size} clips"

@@ -83,7 +83,7 @@ def load_motion_module(reference: str, run_folder: Path, architecture: dict) -> 
     if reference and (file.is_file() or file.suffix in CHECKPOINT_SUFFIXES):
         return load_ssf2020(file, architecture), {"path": str(file), "hash": hash_file(file)}
     path = resolve_model(reference, run_folder, STAGE)
-    module = MotionModule.from_pretrained(path, low_cpu_mem_usage=False)
+    module = MotionModule.from_pretrained(path, use_safetensors=True, low_cpu_mem_usage=False)
     return module, {"path": str(path), "hash": hash_folder(path)}
 
 

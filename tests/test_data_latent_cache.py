@@ -160,6 +160,36 @@ def test_damaged_shard_is_named_with_the_remedy(cache, fault: str) -> None:
         LatentCache(cache.folder)
 
 
+def test_damage_is_found_when_a_shard_is_first_read(cache) -> None:
+    """Opening compares sizes only; a byte that changed is found before a value of its shard is used."""
+    file = cache.folder / "shard-00001.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    opened = LatentCache(cache.folder, verify=False)
+    assert torch.equal(opened.latents([0])["motion"], cache.latents([0])["motion"])
+    with pytest.raises(ValueError, match=r"shard-00001.safetensors is damaged.*cache_latents.py"):
+        opened.latents([5])
+
+
+def test_a_digit_that_changed_in_the_records_is_found(cache) -> None:
+    metadata, record = cache.folder / "metadata.json", cache.folder / "shard-00002.json"
+    for file in (metadata, record):
+        before = file.read_text()
+        place = before.index('"mean"') + before[before.index('"mean"') :].index(".") + 1
+        file.write_text(before[:place] + str((int(before[place]) + 1) % 10) + before[place + 1 :])
+        if file == metadata:
+            with pytest.raises(
+                ValueError, match=r"metadata.json is damaged \(its checksum differs\).*cache_latents.py"
+            ):
+                LatentCache(cache.folder, verify=False)
+        else:
+            assert begin(cache.folder).missing() == [2], "the shard is written again"
+        file.write_text(before)
+    assert not begin(cache.folder).missing()
+    assert len(LatentCache(cache.folder, verify=False)) == len(CLIPS)
+
+
 def test_cache_of_something_else_is_refused_with_the_remedy(cache) -> None:
     cache.check(**PROVENANCE)
     for name, value in (("vae", "c" * 64), ("index", "c" * 64), ("preprocessing", {"resolution": 64, "num_frames": 9})):

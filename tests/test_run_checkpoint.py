@@ -23,7 +23,10 @@ for _ in range(25):
     if child == 0:
         for step in range(last + 1, 100000):
             save_checkpoint(folder, step, {"net": {"weight": torch.full((200, 200), float(step))}}, {}, keep=1)
-    time.sleep(moments.uniform(0.02, 0.08))
+    deadline = time.monotonic() + 60
+    while max((int(path.name[5:]) for path in folder.glob("step-*")), default=0) <= last:
+        assert time.monotonic() < deadline, "nothing is saved"
+    time.sleep(moments.uniform(0, 0.06))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     found = load_latest(folder)

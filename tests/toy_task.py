@@ -36,6 +36,7 @@ class ToyConfig:
     width: int = 5  # width of the net
     bad_step: int = -1  # step whose first sample is infinite
     freeze_until: int = 0  # before this step the first layer is frozen
+    split: bool = False  # split the regressor's weights over the processes
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=12, lr=0.01, log_every=1, checkpoint_every=3))
 
 
@@ -107,8 +108,9 @@ class ToyTask:
 
 def run_toy(config: ToyExperiment) -> None:
     folder = StageFolder(config.run.root, config.run.name, "train_toy")
-    with folder.open(select(config, ("toy", "run")), may_change=may_change("toy.loop")):
-        train(ToyTask(config.toy, config.run.seed), config.toy.loop, folder, config.run.seed, config.run.device)
+    with folder.open(select(config, ("toy", "run")), may_change=(*may_change("toy.loop"), "toy.split")):
+        task, blocks = ToyTask(config.toy, config.run.seed), torch.nn.Linear if config.toy.split else None
+        train(task, config.toy.loop, folder, config.run.seed, config.run.device, blocks)
         folder.finish({"model": "best"})
 
 

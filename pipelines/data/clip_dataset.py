@@ -8,11 +8,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from pipelines.data.clip_index import ClipEntry, ClipIndex
 from pipelines.data.data_config import DataConfig
 from pipelines.data.frame_reader import frame_chunks
+from pipelines.data.read_watch import ReadWatch, read_ahead
 from pipelines.data.video_file import to_float
 
 __all__ = ["DataConfig", "FixedClips", "TrainingClips", "batches", "epoch_order", "preprocessing"]
@@ -37,6 +38,7 @@ class ResizedFiles:
         self.root, self.resolution = index.root, config.resolution
         self.free_bytes = int(config.memory_cache_gb * 2**30)
         self.kept: dict[str, Tensor] = {}
+        self.watch = ReadWatch(config.probe_seconds)
 
     def num_bytes(self, entry: ClipEntry) -> int:
         height, width = resized_shape(entry.height, entry.width, self.resolution)
@@ -52,7 +54,8 @@ class ResizedFiles:
         return self._decode(entry, indices)
 
     def _decode(self, entry: ClipEntry, indices: range) -> Tensor:
-        chunks = frame_chunks(self.root / entry.path, indices, entry.reader)
+        path = self.root / entry.path
+        chunks = self.watch.pieces(path, frame_chunks(path, indices, entry.reader))
         return torch.cat([resize_short_side(torch.from_numpy(chunk), self.resolution) for chunk in chunks])
 
 
@@ -191,20 +194,14 @@ def batches(
         {"video": (b, 3, t, h, w) in [-1, 1], "label": (b,) int64, "path": [...], "index": [...] in the global batch}.
 
     Raises:
-        ValueError: the global batch cannot be shared equally, or a file can no longer be read.
+        ValueError: the global batch cannot be shared equally, or a file can no longer be read, or ends a worker.
     """
     if global_batch_size % world:
         raise ValueError(f"got global_batch_size {global_batch_size}, expected a multiple of the {world} processes")
     if num_workers:
         _prepare_for_workers(dataset, num_workers)
-    loader = DataLoader(
-        dataset,
-        batch_sampler=_Shares(first_step, global_batch_size, rank, world),
-        num_workers=num_workers,
-        collate_fn=collate,
-        timeout=600 if num_workers else 0,  # a worker that died would else be waited for without end
-    )
-    yield from loader
+    shares = _Shares(first_step, global_batch_size, rank, world)
+    yield from read_ahead(dataset, dataset.files.watch, num_workers, batch_sampler=shares, collate_fn=collate)
 
 
 def _prepare_for_workers(dataset: TrainingClips, num_workers: int) -> None:

@@ -11,6 +11,7 @@ from pipelines.data.probe import probe_files
 from pipelines.data.split_lists import Inventory, VideoFile, assign_splits, take_inventory
 
 SPLITS = ("train", "validation")
+FRAMES_LEFT_OUT = 2  # a header may count frames that no reader delivers, without any damage
 PROBED = ("num_frames", "width", "height", "fps", "reader", "sha256")
 
 
@@ -38,6 +39,7 @@ class ClipIndex:
     entries: tuple[ClipEntry, ...]
     rejected: tuple[tuple[str, str], ...]  # (path, reason)
     missing: tuple[str, ...] = ()  # named in a split list or CSV, but not there
+    cut: tuple[tuple[str, str], ...] = ()  # accepted files that end before their header says, (path, what there is)
 
     @property
     def fingerprint(self) -> str:
@@ -72,6 +74,7 @@ class ClipIndex:
             "entries": [asdict(entry) for entry in self.entries],
             "rejected": self.rejected,
             "missing": self.missing,
+            "cut": self.cut,
         }
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         part.write_text(json.dumps(content, indent=1))
@@ -94,6 +97,7 @@ class ClipIndex:
                 entries=tuple(ClipEntry(**entry) for entry in content["entries"]),
                 rejected=tuple((name, reason) for name, reason in content["rejected"]),
                 missing=tuple(content["missing"]),
+                cut=tuple((name, what) for name, what in content.get("cut", [])),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"the clip index {path} is damaged ({error}); remove it and run prepare_data") from error
@@ -130,7 +134,12 @@ def build_index(config: DataConfig, seed: int, probe_cache: Path | None = None) 
             f"data.root {config.root} has no file to train on: {len(entries)} accepted, all for validation, and "
             f"{len(rejected)} rejected{first}; give other files, or fewer data.num_frames or data.frame_stride"
         )
-    return ClipIndex(inventory.root, classes, tuple(entries), tuple(sorted(rejected)), inventory.missing)
+    cut = [
+        (entry.path, f"{entry.num_frames} of {answers[entry.path]['header_frames']} frames")
+        for entry in entries
+        if entry.num_frames < answers[entry.path].get("header_frames", 0) - FRAMES_LEFT_OUT
+    ]
+    return ClipIndex(inventory.root, classes, tuple(entries), tuple(sorted(rejected)), inventory.missing, tuple(cut))
 
 
 def _accept(

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pipelines.data.clip_dataset import epoch_order
-from pipelines.data.latent_shard import BYTES_PER_VALUE, MEANS_FP16, REMAKE, read_json, sha256, shard_name
+from pipelines.data.latent_shard import BYTES_PER_VALUE, MEANS_FP16, REMAKE, read_signed, sha256, shard_name
 from pipelines.data.prefetch import prefetched
 
 STORED_FP16 = ("mean", "scale", "offset")
@@ -30,7 +30,8 @@ class LatentCache:
 
         Args:
             folder: what LatentCacheWriter wrote.
-            verify: compare the checksum of every shard, not only its size; reads the whole cache.
+            verify: compare the checksum of every shard now, which reads the whole cache; else each one's size now, and
+                its checksum when it is first read from.
 
         Raises:
             ValueError: there is no finished cache, or a shard is missing or damaged; names it and the remedy.
@@ -38,7 +39,7 @@ class LatentCache:
         self.folder = Path(folder)
         if not (self.folder / "metadata.json").exists():
             raise ValueError(f"{self.folder} holds no finished latent cache; run python pipelines/cache_latents.py")
-        metadata = read_json(self.folder / "metadata.json")
+        metadata = read_signed(self.folder / "metadata.json")
         if metadata.get("storage") not in BYTES_PER_VALUE:
             raise ValueError(f"the latent cache {self.folder} was written by another version; {REMAKE}")
         self.parts: dict[str, dict[str, Any]] = metadata["parts"]  # {part: {"shape", "mean", "std", "rgb"}}
@@ -49,12 +50,15 @@ class LatentCache:
         self.storage: str = metadata["storage"]
         self.open_loop: bool = metadata["open_loop"]
         self.labels = torch.tensor([clip["label"] for clip in self.clips], dtype=torch.int64)  # -1 = no class
-        for shard in metadata["shards"]:
+        self._unverified: dict[int, str] = {}  # shard -> checksum
+        for number, shard in enumerate(metadata["shards"]):
             file = self.folder / shard["file"]
             if not file.exists():
                 raise ValueError(f"the shard {file} is missing; {REMAKE}")
             if file.stat().st_size != shard["bytes"] or (verify and sha256(file) != shard["sha256"]):
                 raise ValueError(f"the shard {file} is damaged; {REMAKE}")
+            if not verify:
+                self._unverified[number] = shard["sha256"]
         self._mapped: dict[int, dict[str, np.ndarray]] = {}
 
     def __len__(self) -> int:
@@ -204,6 +208,9 @@ class LatentCache:
         """The tensors of a shard by name; their pages are read from the disk when they are touched."""
         if number not in self._mapped:
             file = self.folder / shard_name(number)
+            expected = self._unverified.pop(number, None)
+            if expected is not None and sha256(file) != expected:
+                raise ValueError(f"the shard {file} is damaged; {REMAKE}")
             try:
                 with safe_open(file, framework="pt") as shard:
                     self._mapped[number] = {name: shard.get_tensor(name).numpy() for name in shard.keys()}  # noqa: SIM118

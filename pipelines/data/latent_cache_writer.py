@@ -31,10 +31,12 @@ from pipelines.data.latent_shard import (
     commit,
     merge_statistics,
     read_json,
+    read_signed,
     record_name,
     sha256,
     shard_name,
     shard_tensors,
+    signed,
 )
 
 PROBE_CLIPS = 16  # training clips of each shard that the latent-to-RGB probe is fitted to
@@ -110,7 +112,10 @@ class LatentCacheWriter:
         file, record = self.folder / shard_name(shard), self.folder / record_name(shard)
         if not (file.exists() and record.exists()):
             return False
-        known = read_json(record)
+        try:
+            known = read_signed(record)
+        except ValueError:  # damaged: made again, with its shard
+            return False
         if known["plan"] != self.plan_sha256 or known["bytes"] != file.stat().st_size:
             return False
         return not verify or known["sha256"] == sha256(file)
@@ -170,7 +175,7 @@ class LatentCacheWriter:
             "sha256": hashlib.sha256(content).hexdigest(),
         }
         commit(self.folder / shard_name(shard), content)
-        commit(self.folder / record_name(shard), json.dumps(record).encode())  # last: this commits the shard
+        commit(self.folder / record_name(shard), json.dumps(signed(record)).encode())  # last: this commits the shard
 
     def finish(self) -> LatentCache:
         """Writes metadata.json with the statistics of the training split and the latent-to-RGB probe.
@@ -178,7 +183,7 @@ class LatentCacheWriter:
         Every shard must be there; the sizes are compared, the checksums were when `missing` was asked.
         """
         assert not (missing := self.missing(verify=False)), f"shards {missing} are not written yet"
-        records = [read_json(self.folder / record_name(k)) for k in range(self.num_shards)]
+        records = [read_signed(self.folder / record_name(k)) for k in range(self.num_shards)]
         parts: dict[str, dict[str, Any]] = {}
         for part, shape in records[0]["shapes"].items():
             mean, std = merge_statistics([record["statistics"][part] for record in records])
@@ -188,7 +193,7 @@ class LatentCacheWriter:
                 parts[part]["rgb"] = probe
         shards = [{"file": shard_name(k), **{n: r[n] for n in ("bytes", "sha256")}} for k, r in enumerate(records)]
         metadata = {"parts": parts, "shards": shards, **self.plan}
-        commit(self.folder / "metadata.json", json.dumps(metadata, indent=1).encode())
+        commit(self.folder / "metadata.json", json.dumps(signed(metadata), indent=1).encode())
         for left_over in self.folder.glob(".*.part"):  # of processes that were killed
             left_over.unlink()
         return LatentCache(self.folder, verify=False)

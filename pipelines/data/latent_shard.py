@@ -21,6 +21,7 @@ from torch import Tensor
 MOMENTS_FP32, MEANS_FP16 = "moments_fp32", "means_fp16"
 BYTES_PER_VALUE = {MOMENTS_FP32: 8, MEANS_FP16: 2}  # of a latent: two moments of 4 bytes, or one of 2
 REMAKE = "remove that folder and run python pipelines/cache_latents.py with the same configuration"
+CHECKSUM = "checksum"
 MIN_STD = 1e-6  # of a channel that never changes: whitening turns it into zeros, not into infinities
 Moments = Mapping[str, tuple[Tensor, Tensor]]  # {part: (mean, logvar)}, each (b, c, t, h, w)
 
@@ -104,6 +105,21 @@ def commit(path: Path, content: bytes) -> None:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def signed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """`content` with a checksum of itself, which `read_signed` compares."""
+    plain = json.loads(json.dumps(content))
+    return {**plain, CHECKSUM: hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()}
+
+
+def read_signed(path: Path) -> dict[str, Any]:
+    """What `signed` made; ValueError where a single character of it has changed, or it is gone."""
+    content = read_json(path)
+    checksum = content.pop(CHECKSUM, None)
+    if checksum not in (None, signed(content)[CHECKSUM]):  # caches of before have none
+        raise ValueError(f"{path} is damaged (its checksum differs); {REMAKE}")
+    return content
 
 
 def read_json(path: Path) -> dict[str, Any]:

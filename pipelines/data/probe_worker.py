@@ -17,12 +17,15 @@ import numpy as np
 
 from pipelines.data import frame_reader
 
+AVI_TOTAL_FRAMES = 48  # where the main header of an AVI file has its number of frames, in 4 bytes
+
 
 def check(path: Path, max_frame_pixels: int, max_file_pixels: int) -> dict[str, int | float | str]:
     """Decodes a whole file, because headers can be wrong and only what was decoded once can be relied on.
 
     Returns:
-        {"sha256", "num_frames", "width", "height", "fps", "reader"}, or {"error": reason, perhaps "sha256"}.
+        {"sha256", "num_frames", "header_frames" (0 = unknown), "width", "height", "fps", "reader"}, or {"error": why,
+        perhaps "sha256"}.
     """
     if not path.is_file():
         return {"error": "not a file" if path.exists() else "missing"}
@@ -50,6 +53,9 @@ def _decode(path: Path, container: av.container.InputContainer, max_frame: int, 
     width, height = stream.codec_context.width, stream.codec_context.height
     if width * height > max_frame:
         return {"error": f"oversized: {width}x{height} is more than data.max_frame_pixels {max_frame}"}
+    declared = _declared_frames(path, stream)
+    if width * height * declared > max_file:
+        return {"error": f"oversized: its header says {width}x{height} x {declared} frames"}
     num_frames, kept, before_last, last, shape, damage = 0, {}, None, None, None, ""
     frames = _until_error(container)
     for frame in frames:
@@ -72,11 +78,20 @@ def _decode(path: Path, container: av.container.InputContainer, max_frame: int, 
     height, width, _ = kept[0].shape
     return {
         "num_frames": num_frames,
+        "header_frames": declared,
         "width": width,
         "height": height,
         "fps": float(stream.average_rate or stream.guessed_rate or 0),
         "reader": _agreed_reader(path, num_frames, kept, last.format.name),
     }
+
+
+def _declared_frames(path: Path, stream: av.video.VideoStream) -> int:
+    """How many frames the header counts; 0 where it does not say. FFmpeg corrects that of an AVI by its size."""
+    with path.open("rb") as file:
+        start = file.read(AVI_TOTAL_FRAMES + 4)
+    is_avi = start[:4] == b"RIFF" and start[8:12] == b"AVI " and start[24:28] == b"avih"
+    return max(stream.frames, int.from_bytes(start[AVI_TOTAL_FRAMES:], "little") if is_avi else 0)
 
 
 def _until_error(container: av.container.InputContainer) -> Iterator[av.VideoFrame | str]:

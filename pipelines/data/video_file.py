@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -90,6 +91,22 @@ def to_uint8(video: Tensor) -> Tensor:
     return rearrange(levels, "... c t h w -> ... t h w c").contiguous()
 
 
+def ffmpeg() -> str:
+    """The FFmpeg program; ValueError where there is none."""
+    import imageio_ffmpeg
+
+    try:
+        program = str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError:
+        program = ""
+    if shutil.which(program) is None:
+        raise ValueError(
+            f"there is no FFmpeg program{f' {program}' if program else ''} to write videos with: python -m pip install "
+            "imageio-ffmpeg brings one, or let the variable IMAGEIO_FFMPEG_EXE name yours"
+        )
+    return program
+
+
 class VideoWriter:
     """Writes a video piece by piece: `with VideoWriter(path, fps) as writer: writer.write(frames)`.
 
@@ -136,13 +153,11 @@ class VideoWriter:
             self._fail()
 
     def _start(self, height: int, width: int) -> subprocess.Popen[bytes]:
-        import imageio_ffmpeg
-
         arguments = list(_CODECS[self.codec])
         if self.codec == "mp4v":
             arguments += ["-b:v", str(min(int(_MP4V_BITS_PER_PIXEL * self.fps * height * width), 2**31 - 1))]
         command = [
-            *(imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-nostdin", "-v", "error", "-threads", "1"),
+            *(ffmpeg(), "-y", "-nostdin", "-v", "error", "-threads", "1"),
             *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self.fps), "-i", "pipe:0"),
             *(*arguments, "-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact"),  # no version, no date
             *("-f", _CONTAINERS[self.path.suffix.lower()], str(self.part)),

@@ -19,7 +19,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-MANIFEST, STATE = "MANIFEST.json", "state.json"
+from pipelines.run.manifest import find_fault, hash_file, listed_files, write_manifest
+
+STATE = "state.json"
 VOLATILE_CONFIG_KEYS = ("_diffusers_version", "_name_or_path")
 AT_WORKING_DIRECTORY, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
@@ -46,10 +48,7 @@ def save_checkpoint(
         for group, named in tensors.items():
             save_file(_saveable(named), target / f"{group}.safetensors")
         (target / STATE).write_text(json.dumps({"step": step, **state}, indent=2), encoding="utf-8")
-        listed = {
-            file.name: {"size": file.stat().st_size, "sha256": hash_file(file)} for file in sorted(target.iterdir())
-        }
-        (target / MANIFEST).write_text(json.dumps(listed, indent=2), encoding="utf-8")
+        write_manifest(target)
 
     target = folder / f"step-{step:08d}"
     _sweep(folder, r"step-\d+")
@@ -66,30 +65,31 @@ def load_latest(folder: Path) -> Checkpoint | None:
     """
     found = _steps(folder)
     for path in found:
-        fault = find_fault(path)
+        fault = find_fault(path, required=STATE)
         if fault is None:
-            state = json.loads((path / STATE).read_text(encoding="utf-8"))
-            tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
-            return Checkpoint(step=state["step"], tensors=tensors, state=state, path=path)
+            return _read(path)
         print(f"WARNING: checkpoint {path} is damaged ({fault}); trying the one before it", file=sys.stderr, flush=True)
     if found:
         raise ValueError(f"no checkpoint in {folder} is intact: remove that folder to begin again from step 0")
     return None
 
 
-def find_fault(path: Path) -> str | None:
-    """What is wrong with a checkpoint folder, or None: every listed file is there with its size and sha256."""
-    try:
-        listed = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        for name, expected in listed.items():
-            file = path / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != expected["size"] or hash_file(file) != expected["sha256"]:
-                return f"{name} is not what was written"
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        return f"{MANIFEST} cannot be read: {error}"
-    return None if STATE in listed else f"{STATE} is not listed"
+def load_step(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of one step; raises ValueError where it is not there or damaged."""
+    path = folder / f"step-{step:08d}"
+    if fault := find_fault(path, required=STATE):
+        raise ValueError(
+            f"the first process resumes from {path}, but this one finds it damaged ({fault}): give all processes the "
+            "same file system, and start the same command again"
+        )
+    return _read(path)
+
+
+def _read(path: Path) -> Checkpoint:
+    """The content of a checkpoint that was verified: what its manifest lists and nothing else."""
+    state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    weights = [path / name for name in listed_files(path) if name.endswith(".safetensors")]
+    return Checkpoint(state["step"], {file.stem: load_file(file) for file in weights}, state, path)
 
 
 def publish(folder: Path, write: Callable[[Path], None]) -> None:
@@ -133,12 +133,6 @@ def hash_folder(path: Path) -> str:
             kept = {name: value for name, value in config.items() if name not in VOLATILE_CONFIG_KEYS}
             digest.update(f"{file.relative_to(path)} {json.dumps(kept, sort_keys=True)}\n".encode())
     return digest.hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _steps(folder: Path) -> list[Path]:

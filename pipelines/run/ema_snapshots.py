@@ -15,6 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipelines.run.checkpoint import publish
+from pipelines.run.manifest import require_intact, write_manifest
+from pipelines.run.ranks import connect
+from pipelines.run.sharding import local, whole
 
 LENGTHS = (0.05, 0.10)  # standard deviation of the profile, as a share of the steps so far (sigma_rel)
 LONGEST = 0.25
@@ -80,15 +83,22 @@ class PowerAverages:
         """
         for exponent, averages in zip(self.exponents, self.averages, strict=True):
             beta = (1 - 1 / step) ** (exponent + 1)
-            torch._foreach_lerp_(averages, list(parameters), 1 - beta)
+            torch._foreach_lerp_([local(x) for x in averages], [local(x) for x in parameters], 1 - beta)
 
     def save(self, folder: Path, names: Sequence[str], step: int) -> None:
-        """Write <folder>/ema/step-N/average-<length>.safetensors in fp16: together as large as the weights."""
+        """Write <folder>/ema/step-N/average-<length>.safetensors in fp16: together as large as the weights.
+
+        To be called by all processes; the first one writes.
+        """
+        halves = [[whole(average.half()) for average in averages] for averages in self.averages]
+        if connect().process_index:
+            return
 
         def write(target: Path) -> None:
-            for length, averages in zip(LENGTHS, self.averages, strict=True):
-                halves = [average.half().cpu().contiguous() for average in averages]
-                save_file(dict(zip(names, halves, strict=True)), target / file_name(length))
+            for length, averages in zip(LENGTHS, halves, strict=True):
+                saved = [average.cpu().contiguous() for average in averages]
+                save_file(dict(zip(names, saved, strict=True)), target / file_name(length))
+            write_manifest(target)
 
         publish(folder / FOLDER / f"step-{step:08d}", write)
 
@@ -123,6 +133,8 @@ def averaged_weights(folder: Path, length: float) -> dict[str, torch.Tensor]:
             f"{folder} holds no snapshots of averaged weights: train with loop.ema_snapshot_every above 0, or leave "
             "ema_length at 0."
         )
+    for path in found.values():
+        require_intact(path, "remove that folder, and the average is made from the other snapshots.")
     steps = [step for step in found for _ in LENGTHS]
     exponents = [exponent_of(own) for _ in found for own in LENGTHS]
     weights = mixture(exponents, steps, exponent_of(length), max(found))

@@ -19,6 +19,8 @@ from typing import Any
 
 import yaml
 
+from pipelines.run.manifest import require_intact
+
 ALWAYS_MAY_CHANGE = ("run.name", "run.root", "run.device", "run.threads", "run.dry_run")
 SECONDS_BETWEEN_TIME_NOTES = 10.0
 SECONDS_TO_SHARE = 30.0  # how long one waits for a folder that is to be shared: the last of others may just finish it
@@ -208,7 +210,12 @@ class StageFolder:
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged ({error}): remove this file, and start the same command again"
+            ) from error
 
     def __enter__(self) -> "StageFolder":
         return self
@@ -229,22 +236,29 @@ def resolve_model(reference: str, run_path: Path, stage: str, which: str = "best
     """
     base = Path(reference) if reference else Path(run_path)
     names = (which, "last") if which == "best" else (which,)
-    # an export holds its parts in folders that diffusers names, in either layout
-    part = {"train_latte": "transformer"}.get(stage, stage.removeprefix("train_"))
+    part = {"train_latte": "transformer"}.get(stage, stage.removeprefix("train_"))  # as diffusers names it in an export
     candidates = [base, base / part, base / "package" / part] if reference else []
     candidates += [folder / name for folder in (base / stage, base) for name in names]
     for candidate in candidates:
         if (candidate / "config.json").is_file():
+            instead = "last/ stands for it" if candidate.name == "best" else "its command writes it again"
+            require_intact(candidate, f"remove that folder, then {instead}")
             return candidate
-    remedy = f"give a run folder or a save_pretrained folder that exists, or run pipelines/{stage}.py first"
+    remedy = f"name a run or save_pretrained folder that exists, or run pipelines/{stage}.py first"
     raise ValueError(f"there is no model of {stage} in {base}: {remedy}")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves the old or the new content, never a part."""
+    """Write a file so that a kill or a power cut leaves the old or the new content, never a part."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
@@ -261,9 +275,9 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def peak_rss_gb() -> float:
-    """Largest resident memory so far, in 10^9 bytes, of this process or of any one of its finished children."""
-    kilobytes = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return round(kilobytes * 1024 / 1e9, 3)
+    """Largest resident memory so far, 10^9 bytes, of this process or of any one finished child."""
+    both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return round(max(resource.getrusage(who).ru_maxrss for who in both) * 1024 / 1e9, 3)
 
 
 def git_commit() -> str:

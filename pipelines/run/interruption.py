@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: noted, so that the loop can finish its step, save and say how to go on.
+"""Ctrl-C, SIGTERM and SIGUSR1 during training: noted, so that the loop can finish its step, save and say how to go on.
 
 And what a child process does when its parent is killed.
 """
@@ -12,9 +12,12 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+# SIGUSR1 is what Slurm is asked to send some time before a job's end; SIGTERM what everything else sends.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
 
 class Interruption:
-    """Context manager: `.signal_number` is 0 until SIGINT or SIGTERM comes. A second one acts at once, as usual."""
+    """Context manager: `.signal_number` is 0 until one of SIGNALS comes. A second one acts at once, as usual."""
 
     def __init__(self) -> None:
         self.signal_number = 0
@@ -35,7 +38,7 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():  # Python allows handlers there only
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
     def __exit__(

@@ -111,12 +111,20 @@ def learning_rate(config: LoopConfig, step: int) -> float:
     return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def train(task: TrainingTask, config: LoopConfig, folder: StageFolder, seed: int, device: str = "auto") -> None:
+def train(
+    task: TrainingTask,
+    config: LoopConfig,
+    folder: StageFolder,
+    seed: int,
+    device: str = "auto",
+    shard_blocks: type[torch.nn.Module] | None = None,
+) -> None:
     """Train until `config.steps`, resuming from what stands in `folder`; returns at once when that many are done.
 
     Writes metrics.jsonl, tensorboard/, previews/, checkpoints/, and last/, best/ (averaged weights, save_pretrained).
     Raises ValueError for a loss or gradient that is not finite, before it reaches the weights, and for lack of memory.
-    Exits with 130 / 143 on Ctrl-C / SIGTERM, after finishing and saving the step.
+    Exits with 130 / 143 / 138 on Ctrl-C / SIGTERM / SIGUSR1, after all processes have finished, and saved, one step.
+    shard_blocks: see TrainingState.
     """
     ranks = connect(device)
     is_main = ranks.process_index == 0
@@ -125,12 +133,15 @@ def train(task: TrainingTask, config: LoopConfig, folder: StageFolder, seed: int
             f"global_batch_size is {config.global_batch_size}, but must be a multiple of the number of processes, "
             f"{ranks.num_processes}"
         )
-    state = TrainingState(task, config, folder.path, ranks.device)
+    state = TrainingState(task, config, folder.path, ranks.device, shard_blocks)
     first_step = state.resume()
     if first_step >= config.steps:
+        if first_step:
+            state.publish_again()
         if is_main:
             print(f"{task.stage}: all {config.steps} steps are done already, nothing to train", file=sys.stderr)
         return
+    state.require_space()
     folder.reopen()
     folder.cut_log(first_step)
     if is_main and first_step:
@@ -167,14 +178,14 @@ def train(task: TrainingTask, config: LoopConfig, folder: StageFolder, seed: int
 
             # Validate and draw pictures, on the averaged weights.
             if is_last or _is_due(num_done, config.validate_every):
-                if is_main:
+                if is_main or state.is_split:
                     with state.averaged_weights() as model:
                         scores = task.validate(model, num_done)
                     progress.report_validation(num_done, scores)
                     state.publish_if_best(scores)
                 wait()
             if _is_due(num_done, config.preview_every):
-                if is_main:
+                if is_main or state.is_split:
                     (folder.path / "previews").mkdir(exist_ok=True)
                     with state.averaged_weights() as model:
                         task.preview(model, folder.path / "previews", num_done)
@@ -183,9 +194,8 @@ def train(task: TrainingTask, config: LoopConfig, folder: StageFolder, seed: int
             # Save.
             signal_number = int(largest(interruption.signal_number, ranks.device))
             if is_last or signal_number or _is_due(num_done, config.checkpoint_every):
-                if is_main:
-                    state.running = progress.sums()
-                    state.save(num_done)
+                state.running = progress.sums()
+                state.save(num_done)
                 wait()
 
             # Stop when asked to.

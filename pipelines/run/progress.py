@@ -88,9 +88,10 @@ class Progress:
             self.say(f"step {step}/{self._num_steps}  validation: {_shown(scores)}")
 
     def say(self, text: str) -> None:
-        """Print one line, above the bar if there is one."""
-        tqdm.write(f"{self._stage}: {text}", file=sys.stderr)
-        sys.stderr.flush()
+        """Print one line, above the bar if there is one; the main process only."""
+        if self._is_main:
+            tqdm.write(f"{self._stage}: {text}", file=sys.stderr)
+            sys.stderr.flush()
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
         if self._is_main:

@@ -6,6 +6,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from torch.distributed.tensor import DTensor
 
 # rank 0 validates and saves alone while the others wait
 LONGEST_WAIT = timedelta(hours=6)
@@ -23,6 +24,11 @@ def connect(device: str = "auto") -> PartialState:
     return PartialState()
 
 
+def is_connected() -> bool:
+    """Whether this process has met others."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def disconnect() -> None:
     """Leave the process group, if any: without this a process of several aborts at its end."""
     if dist.is_available() and dist.is_initialized():
@@ -35,10 +41,14 @@ def choose_device(device: str = "auto") -> torch.device:
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes, which must all hold gradients of the same parameters."""
+    """Replace each gradient by its mean over the processes, which must all hold gradients of the same parameters.
+
+    Gradients of split weights are such means already.
+    """
     if not dist.is_initialized():
         return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    found = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients = [gradient for gradient in found if not isinstance(gradient, DTensor)]
     if gradients:
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)

@@ -3,6 +3,8 @@
 A stage file ends with `main("train_vae", run, Experiment, ("data", "vae", "run"))` under its `__main__` guard.
 """
 
+import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -10,9 +12,13 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from pipelines.run.config import GRAMMAR, describe_options, is_yaml, load_config, to_dict, to_yaml
-from pipelines.run.ranks import disconnect
+from pipelines.run.ranks import disconnect, is_connected
 
 T = TypeVar("T")
+# Stages that one process does alone, however many are started; the work of all others is divided among them.
+ALONE = ("reconstruct", "evaluate", "report", "export", "ablate")
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
 
 
@@ -26,7 +32,8 @@ def main(
     command: str = "",
     default: Path = DEFAULT_CONFIG,
 ) -> NoReturn:
-    """Run one stage from the command line and exit: 0 done, 2 for what the user can mend, 130 / 143 when interrupted.
+    """Run one stage from the command line and exit: 0 done, 2 for what the user can mend, 130 / 143 / 138 when
+    interrupted by Ctrl-C / SIGTERM / SIGUSR1.
 
     schema: the dataclass of the whole experiment; it has a section `run` (RunConfig).
     sections: the sections that this stage reads; --help and run.dry_run show these.
@@ -50,6 +57,12 @@ def main(
     except ValueError as error:
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        what = f"{error.filename or 'the output'} cannot be written or read ({error.strerror})"
+        print(f"{name}: {what}: make room there or choose another run.root=; the same command goes on", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print(f"{name}: interrupted; the same command goes on", file=sys.stderr)
         sys.exit(130)
@@ -59,20 +72,37 @@ def main(
 
 
 def run_stage(name: str, run: Callable[[T], None], config: T) -> None:
-    """Call one stage in this process; a ValueError's traceback is kept in the stage's folder as error.txt."""
+    """Call one stage in this process; a ValueError's traceback is kept in the stage's folder as error.txt.
+
+    Of several processes all but the first one return at once from a stage that one does alone.
+    """
+    if name in ALONE and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if int(os.environ.get("RANK", "0")):
+            return
+        if not is_connected():
+            for variable in LAUNCHER_VARIABLES:  # nobody will come to meet this process
+                os.environ.pop(variable, None)
     settings = run_settings(config)
+    require_writable(Path(settings.root) / settings.name)
     if settings.threads:
         import torch
 
         torch.set_num_threads(settings.threads)
     record = Path(settings.root) / settings.name / name / "error.txt"
+    record.unlink(missing_ok=True)
     try:
         run(config)
-        record.unlink(missing_ok=True)
     except ValueError:
         if record.parent.is_dir():
             record.write_text(traceback.format_exc(), encoding="utf-8")
         raise
+
+
+def require_writable(folder: Path) -> None:
+    """Raise ValueError, before anything is built or loaded, where `folder` cannot be made or written."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"{existing} cannot be written: choose another run.root=")
 
 
 def run_settings(config: Any) -> Any:

@@ -8,6 +8,7 @@ import torch
 
 from pipelines.run.random_keys import Draws
 from pipelines.run.ranks import average, average_gradients
+from pipelines.run.sharding import whole
 
 if TYPE_CHECKING:
     from pipelines.run.loop import LoopConfig, TrainingTask
@@ -47,7 +48,7 @@ def update_player(
 
     average_gradients(parameters)
     limit = config.clip_grad_norm or math.inf
-    grad_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+    grad_norm = whole(torch.nn.utils.clip_grad_norm_(parameters, limit))
     # One transfer per step; the mean over the processes is not finite in all of them when it is not in one.
     means = average(torch.cat([values, grad_norm.reshape(1).to(values)])).tolist()
     logged = {f"{player}/{name}": value for name, value in zip([*names, "grad_norm"], means, strict=True)}
@@ -109,11 +110,14 @@ def _not_finite(
 ) -> str:
     names = [str(name) for name in batch.get("path", batch.get("id", batch["index"]))]
     parts = zip(_slices(len(names), config.micro_batch_size), micro_losses, strict=True)
-    clips = [name for (start, stop), loss in parts if not torch.isfinite(loss) for name in names[start:stop]] or names
+    clips = [name for (start, stop), loss in parts if not torch.isfinite(loss) for name in names[start:stop]]
     values = ", ".join(f"{name} = {value:g}" for name, value in logged.items() if not math.isfinite(value))
+    is_elsewhere = not clips and not math.isfinite(logged[f"{player}/loss"])
+    clips = clips or names
     more = f" and {len(clips) - NUM_CLIPS_NAMED} more" if len(clips) > NUM_CLIPS_NAMED else ""
+    listed = "those that another process names" if is_elsewhere else ", ".join(clips[:NUM_CLIPS_NAMED]) + more
     return (
-        f"{stage} stopped at step {step} before updating {player!r}, because {values} (clips: "
-        f"{', '.join(clips[:NUM_CLIPS_NAMED])}{more}): look at these clips, or give a lower lr"
-        f"{', or precision fp32' if config.precision != 'fp32' else ''}, and start again from the last checkpoint"
+        f"{stage} stopped at step {step} before updating {player!r}, because {values} (clips: {listed}): look at these "
+        f"clips, or give a lower lr{', or precision fp32' if config.precision != 'fp32' else ''}, and start again from "
+        "the last checkpoint"
     )
