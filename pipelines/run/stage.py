@@ -92,6 +92,7 @@ def run_stage(name: str, run: Callable[[T], None], config: T) -> None:
     record.unlink(missing_ok=True)
     try:
         run(config)
+        record.unlink(missing_ok=True)  # another process, refused meanwhile, may have left it
     except ValueError:
         if record.parent.is_dir():
             record.write_text(traceback.format_exc(), encoding="utf-8")

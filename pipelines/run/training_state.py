@@ -123,7 +123,9 @@ class TrainingState:
             tensors[f"{name}.optimizer"] = _optimizer_tensors(self.optimizers[name], player)
         tensors["extra"] = self.task.extra_state()
         if self.is_main or self.is_split:
-            filled = {group: whole_on_cpu(named, self.is_main) for group, named in tensors.items() if named}
+            filled = {group: named for group, named in tensors.items() if named}
+            if self.is_split:
+                filled = {group: whole_on_cpu(named, self.is_main) for group, named in filled.items()}
             _require_finite(filled, self.task.stage, step)
             self._publish("last")
         if self.is_main:

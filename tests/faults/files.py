@@ -135,12 +135,12 @@ def decoder_fails(folder: Path, trials: int) -> Outcome:
     outcome.count("crashed" in rejected.get(f"{words[0]}.mp4", ""), f"{rejected}")
     outcome.count("took longer" in rejected.get(f"{words[1]}.mp4", ""), f"{rejected}")
     for word in words:
-        make_videos(folder / word, [f"{name}.mp4" for name in ("a", "b", "c", f"d-{word}")])
+        make_videos(folder / word / "train", [f"{name}.mp4" for name in ("a", "b", "c", f"d-{word}")])
+        make_videos(folder / word / "validation", ["e.mp4"], seed=9)
         runs = Runs(folder / f"runs-{word}", ())
         options = (f"data.root={folder / word}", "data.probe_seconds=20", "data.memory_cache_gb=0")
-        children.run("prepare_data", runs.arguments("base", *options), runs.log)
-        children.run("train_motion", runs.arguments("base", *options), runs.log)
-        children.run("train_vae", runs.arguments("base", *options), runs.log)
+        for stage in ("prepare_data", "train_motion", "train_vae"):
+            children.run(stage, runs.arguments("base", *options), runs.log)
         for stage, workers in (("train_vae", "vae.loop.num_workers=1"), ("cache_latents", "cache.num_workers=1")):
             name, log = f"{word} {stage}", folder / f"{word}-{stage}.log"
             arguments = runs.fresh(name, stage, *options, workers, "vae.loop.steps=50")
@@ -152,10 +152,10 @@ def decoder_fails(folder: Path, trials: int) -> Outcome:
     return outcome
 
 
-def make_videos(folder: Path, names: Sequence[str]) -> None:
+def make_videos(folder: Path, names: Sequence[str], seed: int = 0) -> None:
     folder.mkdir(parents=True)
     for number, name in enumerate(names):
-        write_video(folder / name, video(number), 25)
+        write_video(folder / name, video(seed + number), 25)
 
 
 @fault("F11", "a 8000 x 8000 bomb of 200 kB; a header that claims 10^6 frames", "refused in < 1 s, < 300 MB", 2, 1)
