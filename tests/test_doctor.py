@@ -61,7 +61,7 @@ def test_imports_that_raise_or_end_python_are_found(tmp_path: Path, monkeypatch:
     (tmp_path / "leaves.py").write_text("raise SystemExit(0)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert doctor.import_all(["json", "raises", "ends", "yaml", "leaves", "gone"]) == {
-        "raises": "RuntimeError: nms does not exist",
+        "raises": "RuntimeError: torchvision::nms does not exist",
         "ends": "the import ends Python (exit 9)",
         "leaves": "SystemExit: 0",
         "gone": "ModuleNotFoundError: No module named 'gone'",
