@@ -50,7 +50,7 @@ def test_levels_blur_more_and_more():
     x = torch.arange(size, dtype=torch.float32)
     mean = (profile * x).sum(1) / profile.sum(1)
     sigma = ((profile * (x - mean[:, None]).square()).sum(1) / profile.sum(1)).sqrt()
-    torch.testing.assert_close(sigma, torch.tensor([0.0, 1.5, 3.5, 7.2, 14.6, 29.2]), atol=0.5, rtol=0.03)
+    torch.testing.assert_close(sigma, torch.tensor([0.0, 1.50, 3.50, 7.22, 14.55, 29.15]), atol=0.01, rtol=0)
 
 
 def test_blur_equals_the_two_dimensional_kernel(image):

@@ -46,10 +46,11 @@ def blur(image: torch.Tensor, sigma: float = SIGMA_0) -> torch.Tensor:
 def gaussian_volume(image: torch.Tensor) -> torch.Tensor:
     """(b, c, h, w), sizes multiples of 16 -> (b, c, 6, h, w): the sharp image and five ever more blurred ones.
 
-    Slice i > 0 blurs the image halved i - 1 times and enlarges it again; sigmas 0, 1.5, 3.5, 7.2, 14.6, 29.2 pixels.
+    As in CompressAI's ssf2020: every slice is the one before halved, blurred, and enlarged again, from the blurred
+    image on. Effective sigmas 0, 1.5, 3.5, 7.2, 14.6, 29.2 pixels.
     """
-    slices = [image, blur(image)]
-    coarse = image
+    coarse = blur(image)
+    slices = [image, coarse]
     for level in range(1, NUM_LEVELS):
         coarse = blur(F.avg_pool2d(coarse, 2))
         enlarged = coarse
