@@ -4,6 +4,8 @@ Latte + autoencoder -> export.folder/package (needs this project) and export.fol
 anybody with diffusers), each with a model card. In Python: `pipelines.deco_latte.DecoLattePipeline`.
 """
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +13,7 @@ import torch
 from latte.latte import Latte
 from latte.sampler import SamplerConfig
 from pipelines.deco_latte import DecoLattePipeline, name_sources
-from pipelines.experiment import Experiment
+from pipelines.experiment import Experiment, SampleSection
 from pipelines.exporting.bundle import bundle, file_name, requirements
 from pipelines.exporting.model_card import write_card
 from pipelines.exporting.schedulers import build_scheduler
@@ -38,9 +40,13 @@ def run(config: Experiment) -> None:
     with stage.open(select(config, ("sample", "export", "run")), may_change=("*",)):
         model = load_latte(latte_path, torch.device("cpu"), config.sample.ema_length)
         pipeline = build_pipeline(model, vae_path, sampler_settings(config))
+        changed = sampled_otherwise(config.sample, sampler_settings(config).method_for(model))
+        for difference in changed:
+            print(f"{STAGE}: {difference}", file=sys.stderr)
         for layout in LAYOUTS:
             publish(
-                target / layout, lambda folder, layout=layout: write_layout(pipeline, folder, layout, config, inputs)
+                target / layout,
+                lambda folder, layout=layout: write_layout(pipeline, folder, layout, config, inputs, changed),
             )
             print(f"{STAGE}: {target / layout}")
         stage.finish({"folder": str(target)})
@@ -54,20 +60,39 @@ def check_may_replace(folder: Path) -> None:
 
 def build_pipeline(model: Latte, vae_path: Path, settings: SamplerConfig) -> DecoLattePipeline:
     """The pipeline of a model and an autoencoder's folder, which samples with `settings` where a call says nothing."""
+    method = settings.method_for(model)
     sampling = {
-        "steps": settings.steps,
+        "steps": settings.steps * (2 if method == "heun" else 1),
         "guidance_scale": settings.guidance_scale,
         "guidance_low": settings.guidance_low,
         "guidance_high": settings.guidance_high,
     }
-    scheduler = build_scheduler(model, settings.method_for(model), settings.time_shift)
+    scheduler = build_scheduler(model, method, settings.time_shift)
     return DecoLattePipeline(model, load_autoencoder(vae_path), scheduler, sampling=sampling)
 
 
+def sampled_otherwise(options: SampleSection, method: str) -> list[str]:
+    """In what the pipeline samples otherwise than `sample.py` does with these options, in sentences."""
+    notes = []
+    if method == "heun":
+        notes.append(
+            f"Euler with {2 * options.steps} steps takes the place of Heun with {options.steps}: as much work."
+        )
+    for name in ("cfg_channels", "keyframe_lead", "guide"):
+        if getattr(options, name):
+            notes.append(f"sample.{name} is left out: the pipeline has nothing of the kind.")
+    return notes
+
+
 def write_layout(
-    pipeline: DecoLattePipeline, folder: Path, layout: str, config: Experiment, inputs: dict[str, dict[str, str]]
+    pipeline: DecoLattePipeline,
+    folder: Path,
+    layout: str,
+    config: Experiment,
+    inputs: dict[str, dict[str, str]],
+    changed: Sequence[str],
 ) -> None:
-    """Fill an empty folder with one of LAYOUTS."""
+    """Fill an empty folder with one of LAYOUTS. changed: of `sampled_otherwise`."""
     pipeline.save_pretrained(folder)
     packages: list[str] = []
     if layout == "self_contained":
@@ -78,7 +103,7 @@ def write_layout(
             files[name] = folder / name / file_name(stem, text)
             files[name].write_text(text, encoding="utf-8")
         name_sources(folder, files)
-    write_card(folder / "README.md", pipeline, packages, config, inputs)
+    write_card(folder / "README.md", pipeline, packages, config, inputs, changed)
 
 
 def code_files(pipeline: DecoLattePipeline) -> dict[str, tuple[str, str]]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,17 @@ def test_the_card_says_how_and_from_what(folders: dict[str, Path], config: Exper
     assert "trust_remote_code=True" in cards["self_contained"] and "diffusers, einops" in cards["self_contained"]
     settings = {"root": "/data/clips/mine", "loop": {"steps": 3}, "init_from": ""}
     assert without_paths(settings) == {"root": "mine", "loop": {"steps": 3}, "init_from": ""}
+
+
+def test_what_a_pipeline_cannot_do_is_said(config: Experiment, tmp_path: Path, capsys) -> None:
+    options = replace(config.sample, method="heun", steps=3, cfg_channels=4)
+    changed = replace(config, sample=options, export=replace(config.export, folder=str(tmp_path / "heun")))
+    export.run(changed)
+    said, card = capsys.readouterr().err, (tmp_path / "heun" / "package" / "README.md").read_text()
+    for sentence in ("Euler with 6 steps takes the place of Heun with 3", "sample.cfg_channels is left out"):
+        assert sentence in said and sentence in card
+    index = json.loads((tmp_path / "heun" / "package" / "model_index.json").read_text())
+    assert index["sampling"]["steps"] == 6
 
 
 def test_scores_are_those_of_the_exported_weights(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from toy_task import Regressor, ToyConfig, ToyExperiment, ToyTask, run_toy
 
-from pipelines.run.checkpoint import load_latest
+from pipelines.run.checkpoint import load_latest, load_step
 from pipelines.run.folder import RunConfig, StageFolder, read_jsonl
 from pipelines.run.loop import LoopConfig, learning_rate, may_change, train
 from pipelines.run.random_keys import Draws, key
@@ -121,6 +121,21 @@ def test_frozen_parameters_have_no_gradient_and_do_not_move(tmp_path: Path) -> N
     assert torch.equal(tensors["regressor/first.weight"], initial["first.weight"])
     assert not torch.equal(tensors["regressor/second.weight"], initial["second.weight"])
     assert not any(name.startswith("regressor.optimizer/first") for name in tensors)
+
+
+def test_averaged_weights_without_a_warm_up_keep_the_first_weights(tmp_path: Path) -> None:
+    """Latte averages with its decay from the first step on: after n steps the first weights count decay ** n."""
+    averages = {}
+    for name, decay, has_warmup in (("exact", 0.9, False), ("warm", 0.9, True), ("first", 1 - 1e-7, False)):
+        loop = replace(LOOP, steps=3, checkpoint_every=1, ema_decay=decay, ema_warmup=has_warmup, keep_checkpoints=9)
+        run_toy(experiment(tmp_path, name, loop))
+        averages[name] = load_step(tmp_path / name / "train_toy" / "checkpoints", 3).tensors["ema"]
+    weights = [load_step(tmp_path / "exact/train_toy/checkpoints", step).tensors["regressor"] for step in (1, 2, 3)]
+    for parameter, expected in averages["first"].items():
+        for named in weights:
+            expected = 0.9 * expected + 0.1 * named[parameter]
+        torch.testing.assert_close(averages["exact"][parameter], expected, atol=1e-5, rtol=1e-5)
+    assert any(not torch.equal(averages["exact"][name], average) for name, average in averages["warm"].items())
 
 
 def test_not_finite_stops_before_the_weights_change(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from pipelines.experiment import Experiment
 from pipelines.run.config import load_config
 from pipelines.run.ema_snapshots import PowerAverages
 from pipelines.run.ranks import disconnect
-from pipelines.sampling.first_frame import choose_first_frames, read_first_frame
+from pipelines.sampling.first_frame import choose_first_frames, hash_first_frames, read_first_frame
 from pipelines.sampling.plan import plan_samples
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -169,6 +169,11 @@ def test_first_frames_of_a_folder_go_to_the_videos_of_their_class(tmp_path: Path
     assert names == ["left/a.png", "up/c.png", "left/b.png", "left/a.png", "left/a.png", "up/c.png"]
     frame = read_first_frame(tmp_path / "left/a.png", 20)
     torch.testing.assert_close(frame, make_video(1, 20, 30, seed=1)[0][:, 5:25])
+    known = hash_first_frames(str(tmp_path))
+    content = bytearray((tmp_path / "up/c.png").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "up/c.png").write_bytes(content)
+    assert hash_first_frames(str(tmp_path)) != known, "another picture of the same name and size makes other videos"
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="broken.png cannot be read as an image"):
         read_first_frame(tmp_path / "broken.png", 20)

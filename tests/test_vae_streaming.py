@@ -38,6 +38,14 @@ def gop_starts(model, parts, gop):
 # ---------------------------------------------------------------------- pieces of frames
 
 
+@pytest.mark.parametrize("lengths", [(16, 16, 1), (5, 3, 4), (1, 4, 6, 4)])
+def test_a_chunk_that_ends_within_a_latent_frame_must_be_the_last(lengths):
+    model, video = tiny_vae("default").eval(), clip(1, sum(lengths), 16, 16)
+    for code in (model.encode_chunks, model.component_chunks):
+        with pytest.raises(ValueError, match=r"chunk \d of a video has \d+ frames.*rechunk"):
+            list(code(video.split(lengths, dim=2)))
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.sampled_from([4, 8, 12]))
 def test_rechunked_frames_are_the_same_frames(sizes, chunk_frames):

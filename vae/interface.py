@@ -132,10 +132,13 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
     # ------------------------------------------------------------------ chunk by chunk
 
     def encode_chunks(self, chunks: Iterable[torch.Tensor]) -> Iterator[Encoding]:
-        """Encode 1 + 4n frames, then 4n at a time (the last: any number): equals the whole, in constant memory."""
+        """Encode 1 + 4n frames, then 4n at a time (the last: any number): equals the whole, in constant memory.
+
+        ValueError for a chunk after one that had another number of frames.
+        """
         self._require_causal()
         state = self.new_state()
-        for index, chunk in enumerate(chunks):
+        for index, chunk in enumerate(ending_with_latents(chunks)):
             yield self._encode_padded(chunk, state, sample=False, generator=None, continues=index > 0)
 
     def decode_chunks(self, chunks: Iterable[Latents]) -> Iterator[torch.Tensor]:
@@ -149,7 +152,7 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
         """`decode_components` of chunks as in `encode_chunks`."""
         self._require_causal()
         state = self.new_state()
-        for index, chunk in enumerate(chunks):
+        for index, chunk in enumerate(ending_with_latents(chunks)):
             yield self._padded_components(chunk, state, continues=index > 0)
 
     def _encode_padded(
@@ -223,6 +226,21 @@ def check_is_video(video: torch.Tensor) -> None:
     """Raise ValueError unless the shape is (b, 3, t, h, w) with at least one frame."""
     if video.ndim != 5 or video.shape[1] != 3 or 0 in video.shape:
         raise ValueError(f"a video must be (b, 3, t, h, w) with at least one frame, got {tuple(video.shape)}")
+
+
+def ending_with_latents(chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Pass chunks of a video on; ValueError where one before the last does not end where a latent frame ends."""
+    ragged = 0
+    for index, chunk in enumerate(chunks):
+        check_is_video(chunk)
+        if ragged:
+            raise ValueError(
+                f"chunk {index - 1} of a video has {ragged} frames, but of all before the last the first must have "
+                f"{TEMPORAL_COMPRESSION}n + 1 and the others {TEMPORAL_COMPRESSION}n: cut with vae.streaming.rechunk"
+            )
+        num_frames = chunk.shape[2]
+        ragged = num_frames if (num_frames - int(index == 0)) % TEMPORAL_COMPRESSION else 0
+        yield chunk
 
 
 def crop(video: torch.Tensor, clip_shape: tuple[int, int, int]) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """README.md of an exported pipeline: how to use it, what it was made from, what was measured, what to beware of."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,17 @@ CLASSES_SHOWN = 10
 
 
 def write_card(
-    file: Path, pipeline: DecoLattePipeline, packages: list[str], config: Experiment, inputs: dict[str, dict[str, str]]
+    file: Path,
+    pipeline: DecoLattePipeline,
+    packages: list[str],
+    config: Experiment,
+    inputs: dict[str, dict[str, str]],
+    changed: Sequence[str],
 ) -> None:
     """Write the card. packages: what the code beside the weights imports; none = the pipeline needs this project.
 
-    inputs: {"latte" and "vae": {"path", "hash"}} of the weights.
+    inputs: {"latte" and "vae": {"path", "hash"}} of the weights. changed: in what the pipeline samples otherwise than
+    the run did, for the scores are the run's.
     """
     meta = {"library_name": "diffusers", "tags": ["video-generation", "class-conditional", "latent-diffusion", "latte"]}
     records = {name: read_record(Path(entry["path"])) for name, entry in inputs.items()}
@@ -30,7 +37,7 @@ def write_card(
         describe_model(pipeline),
         usage(pipeline, packages),
         "## Scores\n\n" + describe_scores(find_scores(run_path(config), inputs, config.sample.ema_length)),
-        "## Beware\n\n" + caveats(pipeline, records, packages),
+        "## Beware\n\n" + caveats(pipeline, records, packages, changed),
         "## Made from\n\n" + describe_origin(records, inputs, config.sample.ema_length),
     ]
     file.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
@@ -105,9 +112,12 @@ def describe_scores(found: dict[str, dict[str, Any]]) -> str:
     return "\n\n".join(tables)
 
 
-def caveats(pipeline: DecoLattePipeline, records: dict[str, dict[str, Any]], packages: list[str]) -> str:
+def caveats(
+    pipeline: DecoLattePipeline, records: dict[str, dict[str, Any]], packages: list[str], changed: Sequence[str]
+) -> str:
     """What a reader could otherwise take for granted."""
     notes = [
+        *(f"Otherwise than in the run's own samples: {difference}" for difference in changed),
         "Videos have the length and size of the training clips; other sizes were never trained.",
         "It imitates its training data, with the biases and the rights of others that they hold. The licence of these "
         "weights is for whoever publishes them to state.",

@@ -24,7 +24,10 @@ REMEDIES = {
 
 
 def build_scheduler(model: Latte, method: str, time_shift: float) -> Scheduler:
-    """The scheduler that walks as latte.sampler does with `method`; Euler for heun."""
+    """The scheduler that walks as latte.sampler does with `method`; Euler for heun.
+
+    Heun as diffusers has it is further from ours than its Euler is.
+    """
     options = model.architecture
     if method.endswith("Scheduler"):
         return make_scheduler(method, options.objective, options.zero_terminal_snr, time_shift)

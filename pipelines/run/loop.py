@@ -34,7 +34,8 @@ class LoopConfig:
     warmup_steps: int = 0  # steps over which the learning rate rises linearly
     schedule: str = "constant"  # constant or cosine (to zero at the last step)
     clip_grad_norm: float = 1.0  # largest gradient norm per player; 0 = no clipping
-    ema_decay: float = 0.999  # decay per step of the averaged weights, lower in the first steps; 0 = no averaging
+    ema_decay: float = 0.999  # decay per step of the averaged weights; 0 = no averaging
+    ema_warmup: bool = True  # a lower decay in the first steps, so that the first weights are soon forgotten
     ema_snapshot_every: int = 0  # steps between snapshots for sample.ema_length, each as large as the model; 0 = none
     precision: str = "fp32"  # fp32 or bf16 (autocast; weights stay fp32)
     log_every: int = 10  # steps between two lines of metrics.jsonl

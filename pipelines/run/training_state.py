@@ -110,7 +110,8 @@ class TrainingState:
         for average, frozen in (pair for pair in pairs if not pair[1].requires_grad):
             local(average).copy_(local(frozen))
         averages, weights = ([local(pair[i]) for pair in moving] for i in range(2))
-        torch._foreach_lerp_(averages, weights, 1 - self.ema.get_decay(self.ema.optimization_step))
+        warm = self.ema.get_decay(self.ema.optimization_step)
+        torch._foreach_lerp_(averages, weights, 1 - (warm if self.config.ema_warmup else self.config.ema_decay))
 
     def save(self, step: int) -> None:
         """Publish the averaged weights as last/, then write the checkpoint; ValueError where a weight is not finite."""

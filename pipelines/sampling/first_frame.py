@@ -56,11 +56,11 @@ def is_no_video(name: str) -> bool:
 
 
 def hash_first_frames(reference: str) -> str:
-    """Identifies what `sample.first_frame` names: the content of a file, or names and sizes of a folder's files."""
+    """Identifies what `sample.first_frame` names: the content of a file, or names and contents of a folder's files."""
     root = Path(reference)
     if root.is_file():
         return hash_file(root)
-    listing = [f"{file.relative_to(root)} {file.stat().st_size}\n" for file in first_frame_files(root)]
+    listing = [f"{file.relative_to(root)} {hash_file(file)}\n" for file in first_frame_files(root)]
     return hashlib.sha256("".join(listing).encode()).hexdigest()
 
 

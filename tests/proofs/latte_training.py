@@ -41,7 +41,7 @@ MILESTONES = (250, 500, 750, 1000, 1500, 2000, 3000)
 ENOUGH = 0.8  # class accuracy
 # What both presets share: the EMA's horizon, the batch and the schedule, with which every step is a result of its own.
 EQUAL = ("latte.loop.schedule=constant", "latte.loop.warmup_steps=50", "latte.loop.betas=[0.9,0.99]")
-EQUAL = (*EQUAL, "latte.loop.ema_decay=0.995")
+EQUAL = (*EQUAL, "latte.loop.ema_decay=0.995", "latte.loop.ema_warmup=true")
 
 
 @dataclass(frozen=True)
