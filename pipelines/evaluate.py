@@ -19,7 +19,7 @@ from pipelines.evaluation.frame_scores import score_frames
 from pipelines.evaluation.generation import score_frechet
 from pipelines.evaluation.pipeline_samples import is_pipeline, sample_pipeline
 from pipelines.evaluation.proxy_scores import score_proxies
-from pipelines.evaluation.reconstruction import crop_like, score_reconstruction
+from pipelines.evaluation.reconstruction import crop_like, rfvd_extractor, score_reconstruction
 from pipelines.evaluation.sample_sources import read_folder, read_sample_set
 from pipelines.experiment import Experiment
 from pipelines.metrics.clip_set import spread
@@ -61,9 +61,10 @@ def run(config: Experiment) -> None:
                 scores["generation"] |= score(evaluation)
             for score in GENERATION_SCORES if folder.is_main else ():
                 scores["generation"] |= score(evaluation)
+        extractor = rfvd_extractor(config) if vae_path else None
         if folder.is_main:
             if vae_path:
-                scores["reconstruction"] = score_reconstruction(vae_path, config, index, ranks.device)
+                scores["reconstruction"] = score_reconstruction(vae_path, config, index, ranks.device, extractor)
             write_json(folder.path / "scores.json", scores)
             folder.finish({"scores": "scores.json"})
             print(printed_table(scores))

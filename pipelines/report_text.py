@@ -26,9 +26,8 @@ MEANINGS = {
     "fvd16": "Fréchet video distance over 16 frames on I3D features. Lower is better.",
     "proxy_fvd16": "PROXY: the Fréchet video distance over 16 frames on the I3D network with fixed random weights, "
     "because its weights file is absent. It compares runs of this project only and is no FVD.",
-    "kvd16": "Kernel distance (polynomial MMD, unbiased) of the features of fvd16: no Gaussian assumed, so it needs "
-    "fewer videos. Lower is better; it may be a little below 0.",
-    "proxy_kvd16": "PROXY: the same on the features of proxy_fvd16.",
+    "kernel_distance_i3d": "Kernel distance (polynomial MMD, unbiased) of the features of fvd16: no Gaussian assumed, "
+    "so it needs fewer videos. Lower is better; it may be a little below 0.",
     "inception_score_i3d": "How sure the I3D network is of a video, and how varied its answers are. Higher is better.",
     "inception_score_torchvision": "Inception score of single frames, with torchvision's weights. Higher is better.",
     "fid_torchvision": "Fréchet distance of single frames in Inception features, with torchvision's weights.",

@@ -149,7 +149,11 @@ def test_a_compressed_folder_has_an_id_of_its_own(root: Path, tmp_path: Path) ->
     assert record["id"] == "fvd16-strict-lossy-n6-sets1" and record["codec"]["samples"] == "h264"
     assert record["class_prior"].startswith("unknown")
     latte = scores_of(load(root, *options, "evaluate.protocol=fvd16-stylegan-v"))["generation"]["fvd16_record"]
-    assert latte["id"] == "fvd16-stylegan-v-n6" and latte["codec"]["then_fake"] == ["jpeg75"] and latte["floor"] is None
+    assert (
+        latte["id"] == "fvd16-stylegan-v-h264-n6"
+        and latte["codec"]["then_fake"] == ["jpeg75"]
+        and latte["floor"] is None
+    )
     with pytest.raises(ValueError, match="wants 2048 real clips, but 64 files of split train"):
         evaluate.run(load(root, *options, "evaluate.num_videos=0"))
     with pytest.raises(ValueError, match="1 set.s. of 50 generated videos are wanted, but there are 6: sample more"):
@@ -163,10 +167,11 @@ def test_every_kind_of_file_is_read(root: Path, tmp_path: Path) -> None:
     save_file({"video": video}, tmp_path / "c.safetensors")
     write_video(tmp_path / "d.mkv", video, fps=8)
     write_gif(tmp_path / "e.gif", video, fps=8)
-    for kind in ("png", "jpg"):
+    for kind in ("png", "jpg", "jpeg"):
         (tmp_path / f"frames_{kind}").mkdir()
         for number, frame in enumerate(video.numpy()):
-            Image.fromarray(frame).save(tmp_path / f"frames_{kind}" / f"frame{number}.{kind}")  # frame10 after frame9
+            file = tmp_path / f"frames_{kind}" / f"frame{number}.{kind}"  # frame10 after frame9
+            Image.fromarray(frame).save(file, **({"quality": 95} if kind == "jpeg" else {}))
     (tmp_path / "notes.txt").write_text("text is passed over")
     cache = tmp_path / ".cache.jsonl"
     facts = {video.name: video for video in check_videos(tmp_path, find_videos(tmp_path), data, cache)}
@@ -174,7 +179,8 @@ def test_every_kind_of_file_is_read(root: Path, tmp_path: Path) -> None:
         **dict.fromkeys(("a.npy", "b.npz", "c.safetensors", "frames_png"), ""),
         "d.mkv": "h264",
         "e.gif": "gif",
-        "frames_jpg": "jpeg",
+        "frames_jpg": "jpeg75",
+        "frames_jpeg": "jpeg",
     }
     for name, entry in facts.items():
         assert (entry.num_frames, entry.height, entry.width) == (16, 32, 32), name
@@ -196,6 +202,10 @@ FAULTS = {
     "pickled.npy cannot be read": ("pickled.npy", lambda p: np.save(p, np.array([print], dtype=object))),
     "mixes videos of different codecs .lossless, gif": ("other.gif", lambda p: write_gif(p, moving(1), 8)),
     "7.png cannot be read as a picture": ("7.png", lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n")),
+    "preview.png is .8, 8., but the frames before it": (
+        "preview.png",
+        lambda p: [Image.new("RGB", (s, s)).save(p.with_name(n)) for n, s in (("000.png", 32), ("preview.png", 8))],
+    ),
 }
 
 

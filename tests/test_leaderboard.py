@@ -36,7 +36,7 @@ def make_run(root: Path, name: str, fvd: float, protocol: str = STRICT, data: st
     generation = {
         "fvd16": fvd,
         "fvd16_record": {"id": protocol, "name": "fvd16", "value": fvd, "std": 2.5},
-        "kvd16": 0.5,
+        "kernel_distance_i3d": 0.5,
         "class_accuracy": 0.75,
         "class_accuracy_per_seed": [0.7, 0.8],
         "class_accuracy_first_frame": 0.2,
@@ -92,7 +92,7 @@ def test_costs_are_those_of_the_run(tmp_path: Path) -> None:
     result = find_results([str(make_run(tmp_path, "one", 1.0))], str(tmp_path))[0]
     assert result.seconds == {"train_vae": 120.0, "evaluate": 60.0} and result.peak_rss_gb == 2.5
     assert result.scores["class_accuracy"].spread == pytest.approx(0.0707, abs=1e-4)
-    assert result.scores["kvd16"].id == STRICT, "from the same features as the Frechet distance"
+    assert result.scores["kernel_distance_i3d"].id == STRICT, "from the same features as the Frechet distance"
     assert "psnr_warp_only" not in result.scores and result.parameters == {}
 
 

@@ -72,14 +72,16 @@ def test_what_deviates_from_a_protocol_stands_in_the_id() -> None:
     for expected, facts in cases.items():
         assert score_id(strict, deviations(strict, *facts), is_proxy=False) == expected
     assert score_id(strict, deviations(strict, *as_said[:-1], ""), is_proxy=True) == "proxy_fvd16-strict"
-    assert deviations(videogpt, 2048, 1, "h264", False, "fp32", "i3d_pretrained_400.safetensors") == []
-    assert deviations(PROTOCOLS["fvd16-latte"], 2048, 1, "h264", False, "fp32", "i3d_torchscript.pt") == []
+    assert deviations(videogpt, 2048, 1, "", False, "fp32", "i3d_pretrained_400.safetensors") == []
+    assert deviations(videogpt, 2048, 1, "h264", False, "fp32", "i3d_pretrained_400.pt") == ["h264"]
+    for codec, words in (("h264", []), ("jpeg75", []), ("jpeg", ["jpeg"]), ("mpeg4", ["mpeg4"])):
+        assert deviations(PROTOCOLS["fvd16-latte"], 2048, 1, codec, False, "fp32", "i3d_torchscript.pt") == words
 
 
 def test_a_codec_is_not_applied_twice() -> None:
     latte = PROTOCOLS["fvd16-latte"].fake_codecs
     assert codecs_left(latte, "") == ("h264", "jpeg75") and codecs_left(latte, "h264") == ("jpeg75",)
-    assert codecs_left(latte, "mpeg4") == ("jpeg75",) and codecs_left(latte, "jpeg") == ()
+    assert codecs_left(latte, "mpeg4") == latte and codecs_left(latte, "jpeg75") == ()
     assert codecs_left(("jpeg75",), "h264") == ("jpeg75",) and codecs_left((), "gif") == ()
 
 

@@ -76,7 +76,7 @@ def classifier_distance(evaluation: Evaluation, real: Tensor, fake: Tensor, accu
     facts |= {"learned_from_clips_of": vae or "the files alone", "data": evaluation.index.fingerprint}
     record = proxy_record(CLASSIFIER, real, fake, {**facts, "accuracy_real": accuracy})
     identity = f"{CLASSIFIER}-n{record['num_fake']}-{digest(facts, record['num_real'])[:8]}"
-    return {CLASSIFIER: record["value"], f"{CLASSIFIER}_record": {"id": identity, **record}}
+    return {CLASSIFIER: record["value"], f"{CLASSIFIER}_record": {"id": identity, **record, **evaluation.facts()}}
 
 
 def class_diversity(samples: ClipSet, real: ClipSet) -> float | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pipelines.data.data_config import DataConfig
 from pipelines.data.video_file import to_uint8
 from pipelines.experiment import Experiment
 from pipelines.metrics.clip_set import ClipSet
+from pipelines.run.folder import git_commit
 
 MOST_PER_FILE = 8  # held-out clips of one file, for distances between distributions
 
@@ -25,7 +27,7 @@ class SampleSet:
     clips: ClipSet  # whole videos, all of one shape, with labels of the run's index (-1 = none)
     names: tuple[str, ...]  # of every video, for messages
     content: str  # sha256 over all of them
-    codec: str  # "" where they are what the generator made; else what they went through last, "h264" or "jpeg" say
+    codec: str  # "" where they are what the generator made; else what they went through last, "h264" or "jpeg75" say
     num_frames: int
     seeds: tuple[int, ...] = ()  # that they were sampled with, where that is known
 
@@ -41,6 +43,21 @@ class Evaluation:
     samples: SampleSet
     vae_path: Path | None  # the run's own autoencoder; None where somebody's videos are scored and the run has none
     is_own: bool  # the samples are this run's
+
+    def facts(self) -> dict[str, Any]:
+        """What the record of a distance between the samples and held-out clips says of both."""
+        seeds = self.samples.seeds
+        return {
+            "split": "validation",
+            "stride": {"real": self.config.data.frame_stride, "fake": 1},
+            "resolution": self.config.data.resolution,
+            "resize": "antialiased",
+            "codec": {"samples": self.samples.codec or "lossless"},
+            "seeds": {"draw": self.config.run.seed, "samples": compact(seeds)},
+            "data": self.index.fingerprint,
+            "samples": self.samples.content,
+            "code_version": git_commit(),
+        }
 
     @property
     def held_out(self) -> ClipSet:
@@ -68,6 +85,13 @@ def fixed_set(clips: FixedClips) -> ClipSet:
     """Clips of the data set as uint8."""
     labels = [int(clips.describe(i)["label"]) for i in range(len(clips))]
     return ClipSet(labels, lambda position: to_uint8(clips[position]["video"]))
+
+
+def compact(seeds: Sequence[int]) -> list[int] | str:
+    """Seeds for a record: all of few, the ends of an unbroken row."""
+    if len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1:
+        return f"{seeds[0]}..{seeds[-1]}"
+    return list(seeds)
 
 
 def digest(*facts: Any) -> str:

@@ -15,6 +15,7 @@ from pipelines.metrics.inception import (
     INCEPTION_FILE,
     frame_features,
     inception_available,
+    inception_hash,
     load_inception,
     split_frames,
 )
@@ -70,8 +71,9 @@ def records(evaluation: Evaluation, choice: Choice, values: dict[str, list[float
             "num_videos": choice.num_videos,
             "frames_per_video": frames,
             "weights_file": INCEPTION_FILE,
+            "weights_hash": inception_hash(evaluation.config.evaluate.weights_dir),
             "resize": "299 x 299, bilinear, antialiased",
-            **choice.facts(evaluation),
         }
+        record = choice.facts(evaluation) | record
         scores |= {name: fmean(found), f"{name}_record": record}
     return scores

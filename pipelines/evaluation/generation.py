@@ -22,7 +22,6 @@ from pipelines.metrics.fvd_protocols import (
     select_real_clips,
 )
 from pipelines.metrics.i3d_weights import FeatureExtractor
-from pipelines.run.folder import git_commit
 from pipelines.run.ranks import connect
 
 REAL_FEATURES = ".real_features"  # below run.root: shared by all runs on the same clips
@@ -46,16 +45,10 @@ class Choice:
 
     def facts(self, evaluation: Evaluation) -> dict[str, Any]:
         """What a record says of the clips."""
-        config, samples = evaluation.config, evaluation.samples
-        return {
+        return evaluation.facts() | {
             "split": self.protocol.real_split,
-            "stride": {"real": self.protocol.real_frame_stride or config.data.frame_stride, "fake": 1},
-            "resolution": config.data.resolution,
+            "stride": {"real": self.protocol.real_frame_stride or evaluation.config.data.frame_stride, "fake": 1},
             "class_prior": self.prior,
-            "seeds": {"draw": config.run.seed, "samples": compact(samples.seeds)},
-            "data": evaluation.index.fingerprint,
-            "samples": samples.content,
-            "code_version": git_commit(),
         }
 
 
@@ -66,6 +59,11 @@ def choose_clips(evaluation: Evaluation, protocol: FvdProtocol) -> Choice:
     available, labels = len(real.entries), evaluation.samples.clips.labels.tolist()
     num_sets = config.evaluate.num_sets or protocol.num_sets
     num_videos = videos_wanted(config.evaluate.num_videos, protocol, available, len(labels) // num_sets)
+    if num_videos < 2:
+        raise ValueError(
+            f"{len(labels)} generated videos in {num_sets} set(s), against {available} real files, leave {num_videos} "
+            "for a set, but a distance needs 2: sample more, or set evaluate.num_sets=1"
+        )
     chosen = select_real_clips(protocol, available, num_videos, seed)
     counts = real.class_counts() if protocol.class_prior == "empirical" and -1 not in labels else None
     sets, as_reality = draw_sets(labels, num_videos, num_sets, seed, counts)
@@ -156,10 +154,3 @@ def sample_features(
         ranks.num_processes,
     )
     return files.load()
-
-
-def compact(seeds: Sequence[int]) -> list[int] | str:
-    """Seeds for a record: all of few, the ends of an unbroken row."""
-    if len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1:
-        return f"{seeds[0]}..{seeds[-1]}"
-    return list(seeds)

@@ -45,7 +45,9 @@ def score_proxies(evaluation: Evaluation) -> dict[str, Any]:
     real_rows = rows_of(folder, held_out, sources, "held-out clips")
     folder = evaluation.folder / "features" / f"proxy-{digest(facts, samples.content, len(fake))[:16]}"
     records = proxy_records(sources, real_rows, rows_of(folder, fake, sources, "samples"))
-    return named_records(records, [num_frames, evaluation.config.data.resolution, real_content])
+    scores = named_records(records, [num_frames, evaluation.config.data.resolution, real_content])
+    about = evaluation.facts() | {"num_frames": num_frames}
+    return {name: {**value, **about} if name.endswith("_record") else value for name, value in scores.items()}
 
 
 def open_sources(evaluation: Evaluation, held_out: ClipSet, num_frames: int) -> list[ProxyFeatures]:

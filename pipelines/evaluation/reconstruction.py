@@ -18,17 +18,27 @@ from pipelines.metrics.frame_quality import load_lpips, lpips_available, lpips_d
 from pipelines.metrics.i3d import MIN_FRAMES
 from pipelines.metrics.i3d_weights import FeatureExtractor
 from pipelines.metrics.rfvd import reconstruction_records
+from pipelines.run.checkpoint import hash_folder
+from pipelines.run.folder import git_commit
 
 BATCH, PIXELS_OF_BATCH = 16, 16 * 64 * 64  # clips coded at once, fewer of larger ones
-CLIP_FRAMES = 16  # frames of the clips whose I3D features are compared
+CLIP_FRAMES = 16  # frames of the clips whose I3D features are compared, where they have so many
 # Components whose PSNR against the clip itself means something.
 SCORED_AS_VIDEO = {"reconstruction": "psnr", "warped": "psnr_warp_only", "decoded_warped": "psnr_warp_decoded"}
 
 
-def score_reconstruction(folder: Path, config: Experiment, index: ClipIndex, device: torch.device) -> dict[str, Any]:
+def rfvd_extractor(config: Experiment) -> FeatureExtractor | None:
+    """I3D for rfvd, None where it is not wanted or clips are too short; to be called by all processes."""
+    is_wanted = config.evaluate.rfvd_clips and config.data.num_frames >= MIN_FRAMES
+    return open_extractor(config) if is_wanted else None
+
+
+def score_reconstruction(
+    folder: Path, config: Experiment, index: ClipIndex, device: torch.device, extractor: FeatureExtractor | None
+) -> dict[str, Any]:
     """Means over held-out clips, over frames 1 .. t - 1, on uint8; PSNR from the MSE of the whole clip.
 
-    folder: of an autoencoder of ours or of diffusers. With evaluate.rfvd_clips also rfvd and rfvd_per_clip.
+    folder: of an autoencoder of ours or of diffusers. With an extractor also rfvd and rfvd_per_clip.
     """
     options, clips = config.evaluate, FixedClips(index, uncached(config.data), "validation")
     vae = open_autoencoder(folder, device)
@@ -36,7 +46,7 @@ def score_reconstruction(folder: Path, config: Experiment, index: ClipIndex, dev
     lpips = None
     if lpips_available(options.weights_dir, options.lpips_network):
         lpips = load_lpips(options.weights_dir, options.lpips_network).to(device)
-    extractor = open_extractor(config) if options.rfvd_clips and config.data.num_frames >= MIN_FRAMES else None
+    num_frames = min(CLIP_FRAMES, config.data.num_frames)
     values: dict[str, list[Tensor]] = {}
     features: list[tuple[Tensor, Tensor]] = []
     at_once = max(1, min(BATCH, PIXELS_OF_BATCH // config.data.resolution**2))
@@ -51,10 +61,22 @@ def score_reconstruction(folder: Path, config: Experiment, index: ClipIndex, dev
             values.setdefault(name, []).append(scores.float())
         if extractor is not None and start < options.rfvd_clips:
             both = (true[: options.rfvd_clips - start], reconstruction[: options.rfvd_clips - start])
-            features.append(tuple(extractor.features(side[:, :CLIP_FRAMES]) for side in both))
+            features.append(tuple(extractor.features(side[:, :num_frames]) for side in both))
     missing = dict.fromkeys(SCORED_AS_VIDEO.values())  # a model without motion has no warp to score
     means = {name: float(torch.cat(scores).mean()) for name, scores in values.items()}
-    return missing | means | {"clips": len(chosen)} | distances(features, extractor, class_of(folder))
+    about = {
+        "model": class_of(folder),
+        "weights_of_model": hash_folder(folder),
+        "split": "validation",
+        "stride": config.data.frame_stride,
+        "resolution": config.data.resolution,
+        "resize": "antialiased",
+        "codec": "none: compared in memory, as uint8",
+        "seeds": "none: posterior means of the same frames of each file",
+        "data": index.fingerprint,
+        "code_version": git_commit(),
+    }
+    return missing | means | {"clips": len(chosen)} | distances(features, extractor, num_frames, about)
 
 
 def score_batch(vae: nn.Module, video: Tensor, device: torch.device) -> dict[str, Tensor]:
@@ -71,15 +93,17 @@ def score_batch(vae: nn.Module, video: Tensor, device: torch.device) -> dict[str
     return scores | {"reconstruction": shown["psnr"]}
 
 
-def distances(features: list[tuple[Tensor, Tensor]], extractor: FeatureExtractor | None, model: str) -> dict[str, Any]:
-    """rfvd and rfvd_per_clip with their records, {} where no features were wanted; model: class of the autoencoder."""
+def distances(
+    features: list[tuple[Tensor, Tensor]], extractor: FeatureExtractor | None, num_frames: int, about: dict[str, Any]
+) -> dict[str, Any]:
+    """rfvd and rfvd_per_clip with their records, {} where no features were wanted; about: the clips and the model."""
     if extractor is None or not features:
         return {}
     original, reconstruction = (torch.cat(side) for side in zip(*features, strict=True))
     scores: dict[str, Any] = {}
-    for record in reconstruction_records(original, reconstruction, extractor, CLIP_FRAMES):
+    for record in reconstruction_records(original, reconstruction, extractor, num_frames):
         name = str(record["name"])
-        scores |= {name: record["value"], f"{name}_record": {**record, "model": model}}
+        scores |= {name: record["value"], f"{name}_record": {**record, **about}}
     return scores
 
 

@@ -17,7 +17,7 @@ from pipelines.metrics.fvd_protocols import find_protocol
 from pipelines.run.checkpoint import hash_file
 from pipelines.sampling.sample_files import sample_file
 
-CODEC_OF_SAMPLES = "h264"  # of the mp4 files of sample.py
+CODEC_OF_SAMPLES = "h264-crf14"  # of the mp4 files of sample.py
 
 
 def read_sample_set(folder: Path, index: ClipIndex) -> SampleSet:

@@ -3,6 +3,7 @@
 A video is a video file, a folder of PNG or JPEG frames, an .npy / .npz array or one of our .safetensors.
 """
 
+import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from pipelines.data.data_config import DataConfig
 from pipelines.data.probe import probe_files
 from pipelines.data.video_file import read_video
 from pipelines.data.video_sources import list_files
+from pipelines.metrics.codec_round_trip import JPEG_QUALITY
 from pipelines.run.checkpoint import hash_file
 
 FRAMES = {".png": "", ".jpg": "jpeg", ".jpeg": "jpeg"}  # suffix of a frame -> what it went through
@@ -94,7 +96,7 @@ def check_videos(root: Path, names: Sequence[str], config: DataConfig, cache: Pa
 def frame_files(folder: Path) -> list[Path]:
     """The pictures of a folder in the order of the numbers in their names."""
     files = [file for file in folder.iterdir() if file.suffix.lower() in FRAMES and not file.name.startswith(".")]
-    return sorted(files, key=lambda file: [int(part) if part.isdigit() else part for part in _parts(file.name)])
+    return sorted(files, key=lambda file: _parts(file.name))
 
 
 def read_frame(file: Path) -> np.ndarray:
@@ -102,8 +104,17 @@ def read_frame(file: Path) -> np.ndarray:
     try:
         with Image.open(file) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken PNGs
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: some broken PNGs
         raise ValueError(f"{file} cannot be read as a picture ({error}): restore or remove it") from error
+
+
+def jpeg_codec(file: Path) -> str:
+    """ "jpeg75" where a picture was quantised as the codec of that name does, "jpeg" for any other quality."""
+    with io.BytesIO() as buffer, Image.open(file) as image:
+        Image.new("RGB", (16, 16)).save(buffer, format="JPEG", quality=JPEG_QUALITY)
+        with Image.open(buffer) as expected:
+            tables = [dict(getattr(picture, "quantization", {})) for picture in (image, expected)]
+    return "jpeg75" if tables[0] == tables[1] else "jpeg"
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -137,7 +148,7 @@ def _check_frames_or_array(root: Path, name: str) -> VideoFacts:
     if odd := next((file for file, shape in shapes.items() if shape != first), None):
         raise ValueError(f"{odd} is {shapes[odd]}, but the frames before it are {first}: remove or repair that video")
     content = sha256("".join(hash_file(file) for file in files).encode()).hexdigest()
-    codec = next((FRAMES[file.suffix.lower()] for file in files if FRAMES[file.suffix.lower()]), "")
+    codec = next((jpeg_codec(file) for file in files if FRAMES[file.suffix.lower()]), "")
     return VideoFacts(name, len(files), height, width, content, codec)
 
 
@@ -167,5 +178,6 @@ def _stamp(path: Path) -> str:
     return sha256(json.dumps(states).encode()).hexdigest()
 
 
-def _parts(name: str) -> list[str]:
-    return re.findall(r"\d+|\D+", name)
+def _parts(name: str) -> list[tuple[bool, int, str]]:
+    """For sorting: numbers by their value, before text."""
+    return [(False, int(part), "") if part.isdecimal() else (True, 0, part) for part in re.findall(r"\d+|\D+", name)]

@@ -113,7 +113,9 @@ def deviations(
     codec: of the samples as they were given, "" = lossless. missed_prior: the classes of the sets could not be drawn as
     the protocol says. weights_file: "" for the proxy, whose name says so itself.
     """
-    words = ["lossy"] if protocol.needs_lossless and codec else []
+    words = []
+    if codec and codec not in protocol.fake_codecs:
+        words.append("lossy" if protocol.needs_lossless else codec)
     words += [f"n{num_videos}"] if num_videos != protocol.num_clips else []
     words += [f"sets{num_sets}"] if num_sets != protocol.num_sets else []
     words += ["own-classes"] if missed_prior else []
@@ -131,10 +133,10 @@ def score_id(protocol: FvdProtocol, words: Sequence[str], is_proxy: bool) -> str
 def codecs_left(codecs: tuple[str, ...], codec: str) -> tuple[str, ...]:
     """Those of a protocol's codecs that samples have still to go through: all up to one they went through are done.
 
-    codec: of the samples as they were given: "" = lossless, "jpeg", or that of a video file.
+    codec: of the samples as given: "" = lossless, "jpeg75", "jpeg" (another quality), or that of a video file.
+    What is none of the protocol's comes on top of all, and stands in the id.
     """
-    done = {"": "", "jpeg": "jpeg75"}.get(codec, "h264")
-    return codecs[codecs.index(done) + 1 :] if done in codecs else codecs
+    return codecs[codecs.index(codec) + 1 :] if codec in codecs else codecs
 
 
 def select_real_clips(protocol: FvdProtocol, num_available: int, num_clips: int, seed: int) -> list[int]:

@@ -1,7 +1,8 @@
 """Finds, verifies and loads I3D weights; without a file, builds the stated proxy: the same network, random weights."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +63,8 @@ class FeatureExtractor:
             )
         device = next(self.network.parameters()).device
         batches = video_uint8.split(self.batch_size)
-        return torch.cat([self._batch_features(batch.to(device)).float().cpu() for batch in batches])
+        with full_precision():
+            return torch.cat([self._batch_features(batch.to(device)).float().cpu() for batch in batches])
 
     def _batch_features(self, video_uint8: Tensor) -> Tensor:
         if self.weights_file == TORCHSCRIPT_FILE:
@@ -75,9 +77,22 @@ class FeatureExtractor:
     def prepared_features(self, video: Tensor) -> Tensor:
         """video: (n, 3, t, 224, 224) float, as the network itself takes it -> (n, 400) fp32 on the CPU."""
         video = video.to(next(self.network.parameters()).device)
-        if self.weights_file == TORCHSCRIPT_FILE:
-            return self.network(video, rescale=False, resize=False, return_features=True).float().cpu()
-        return self.network(video.bfloat16() if self.precision == "bf16" else video).float().cpu()
+        with full_precision():
+            if self.weights_file == TORCHSCRIPT_FILE:
+                return self.network(video, rescale=False, resize=False, return_features=True).float().cpu()
+            return self.network(video.bfloat16() if self.precision == "bf16" else video).float().cpu()
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Products in fp32 keep all their bits on a GPU: its convolutions would round to TF32 by default."""
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        torch.backends.cuda.matmul.allow_tf32 = False
+        try:
+            yield
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = matmul
 
 
 def load_i3d(

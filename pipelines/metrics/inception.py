@@ -23,10 +23,15 @@ def inception_available(weights_dir: str | Path) -> bool:
     return (Path(weights_dir) / INCEPTION_FILE).is_file()
 
 
+def inception_hash(weights_dir: str | Path) -> str:
+    """sha256 of that file."""
+    return sha256((Path(weights_dir) / INCEPTION_FILE).read_bytes()).hexdigest()
+
+
 def load_inception(weights_dir: str | Path) -> nn.Module:
     """torchvision's Inception v3, in eval mode, with its last layer still on. ValueError for another file."""
     path = Path(weights_dir) / INCEPTION_FILE
-    expected, got = path.stem.rsplit("-", 1)[1], sha256(path.read_bytes()).hexdigest()
+    expected, got = path.stem.rsplit("-", 1)[1], inception_hash(weights_dir)
     if not got.startswith(expected):
         raise ValueError(f"{path} has sha256 {got[:8]}..., expected {expected}...: fetch torchvision's file again")
     network = build_inception()

@@ -34,8 +34,7 @@ SHOWN = {
     "Generated videos": {
         "fvd": LOWER,
         "proxy_fvd": LOWER,
-        "kvd": LOWER,
-        "proxy_kvd": LOWER,
+        "kernel_distance": LOWER,
         "fid": LOWER,
         "inception_score": HIGHER,
         "class_accuracy": HIGHER,

@@ -132,7 +132,7 @@ def score_id(
         if "id" not in record:
             raise ValueError(f"{file} was written by another version: call python pipelines/evaluate.py again")
         return str(record["id"])
-    if name.startswith(("kvd", "proxy_kvd", "inception_score_i3d")):  # from the features of the Frechet distance
+    if name in ("kernel_distance_i3d", "inception_score_i3d"):  # from the features of the Frechet distance
         return next(str(values[key]["id"]) for key in values if key.endswith(("fvd16_record", "fvd17_record")))
     if name.startswith("class_accuracy"):
         seeds, steps, clips = (options[f"classifier_{key}"] for key in ("seeds", "steps", "clips"))

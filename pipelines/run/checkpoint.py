@@ -39,7 +39,7 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, step: int, tensors: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, Any], keep: int
 ) -> Path:
-    """Write folder/step-N and then remove all but the newest `keep`; raises ValueError when it cannot be written.
+    """Write folder/step-N and then remove all but the newest `keep` up to it; raises ValueError when it cannot be written.
 
     Whatever happens meanwhile, the checkpoints that stood there before can still be loaded.
     """
@@ -53,7 +53,9 @@ def save_checkpoint(
     target = folder / f"step-{step:08d}"
     _sweep(folder, r"step-\d+")
     publish(target, write)
-    for old in _steps(folder)[max(keep, 1) :]:
+    # What stands there of later steps was damaged, or this run would go on from it: it takes nobody's place.
+    reached = [path for path in _steps(folder) if path.name <= target.name]
+    for old in reached[max(keep, 1) :]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 

@@ -16,7 +16,7 @@ from pipelines.run.ranks import disconnect, is_connected
 
 T = TypeVar("T")
 # Stages that one process does alone, however many are started; the work of all others is divided among them.
-ALONE = ("reconstruct", "evaluate", "report", "export", "ablate")
+ALONE = ("reconstruct", "report", "export", "ablate")
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
