@@ -1,8 +1,11 @@
 """evaluate: 64 against 64 videos of anybody's, formats and faults of a folder, any autoencoder, a pipeline."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +24,7 @@ from torch import Tensor
 from latte.sampler import SamplerConfig
 from pipelines import evaluate, export, prepare_data
 from pipelines.data.clip_dataset import FixedClips, collate
+from pipelines.data.probe import probe_files
 from pipelines.data.synthetic import MOTIONS
 from pipelines.data.video_file import read_video, to_uint8, write_gif, write_video
 from pipelines.evaluation.autoencoders import DiffusersAutoencoder, open_autoencoder
@@ -31,6 +35,7 @@ from pipelines.metrics.fvd_protocols import PROTOCOLS, real_frame_indices
 from pipelines.metrics.i3d_weights import KNOWN_BLOBS, git_blob_sha1
 from pipelines.run.config import load_config
 
+ROOT = Path(__file__).resolve().parents[1]
 NANO = Path(__file__).parent / "nano.yaml"
 DATA = "data.shapes={resolution: 32, num_frames: 20, train_per_class: 8, validation_per_class: 2}"
 SMALL = ["evaluate.num_videos=-1", "evaluate.i3d_precision=fp32", "evaluate.proxy_clips=0"]
@@ -216,6 +221,53 @@ def test_a_video_that_cannot_be_scored_is_named(root: Path, tmp_path: Path, mess
     write(tmp_path / name)
     with pytest.raises(ValueError, match=message):
         evaluate.run(load(root, f"evaluate.samples={tmp_path}"))
+
+
+def test_every_broken_file_is_scored_or_named(root: Path, tmp_path: Path, real_clips: Path) -> None:
+    """One after the other, as the only video of a folder: facts to be scored by, or a sentence with its name."""
+    folder = real_clips / "broken"
+    names = sorted(path.name for path in folder.iterdir())
+    probe_files(folder, names, load(root).data, tmp_path / "cache.jsonl")  # all at once: the checks below remember
+    scored = {}
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).symlink_to(folder / name)
+        try:
+            (facts,) = check_videos(
+                tmp_path / name, find_videos(tmp_path / name), load(root).data, tmp_path / "c.jsonl"
+            )
+        except ValueError as error:
+            assert name in str(error) and "\n" not in str(error), name
+        else:
+            scored[name] = facts
+    assert 12 <= len(scored) <= len(names) - 12
+    for name, facts in scored.items():
+        assert facts.read(tmp_path / name, 1).shape == (1, facts.height, facts.width, 3), name
+
+
+def test_two_processes_share_the_work(root: Path, peers: Path, tmp_path: Path) -> None:
+    """As a user calls it, with more clips than one file of features holds. The distance is that of one process."""
+    config = load(root, f"evaluate.samples={peers}", "evaluate.classifier_seeds=0", "evaluate.num_videos=40")
+    weights = root / "weights" / "i3d_torchscript.pt"
+    script = tmp_path / "evaluate.py"  # the stage, which takes the toy network for the known one
+    script.write_text(
+        "import runpy\nfrom pipelines.metrics.i3d_weights import KNOWN_BLOBS\n"
+        f"KNOWN_BLOBS[{weights.name!r}] = {git_blob_sha1(weights)!r}\n"
+        f"runpy.run_path({str(ROOT / 'pipelines' / 'evaluate.py')!r}, run_name='__main__')\n"
+    )
+    options = [f"evaluate.samples={peers}", "evaluate.classifier_seeds=0", "evaluate.num_videos=40"]
+    arguments = [f"run.root={root}", f"evaluate.weights_dir={weights.parent}", DATA, *SMALL, *options]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [*launcher, str(script), str(NANO), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = root / "nano" / "evaluate" / evaluate.score_name(config)
+    shared = json.loads((folder / "scores.json").read_text())["generation"]
+    assert shared["fvd16_record"]["num_videos"] == 40
+    shutil.rmtree(folder)
+    shutil.rmtree(root / ".real_features")
+    assert scores_of(config)["generation"]["fvd16"] == pytest.approx(shared["fvd16"], rel=1e-10)
 
 
 def test_no_folder_and_an_empty_one_are_refused(root: Path, tmp_path: Path) -> None:

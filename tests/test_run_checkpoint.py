@@ -88,6 +88,19 @@ def test_a_flipped_byte_falls_back_loudly(tmp_path: Path, file: str, capfd: pyte
     assert load_latest(tmp_path).step == 1
 
 
+def test_damaged_checkpoints_take_no_place_of_intact_ones(tmp_path: Path) -> None:
+    """A run that fell back behind damaged checkpoints keeps what it goes on from, until it has passed them."""
+    for step in (500, 900, 1000):
+        save(tmp_path, step, keep=3)
+    for step in (900, 1000):
+        (tmp_path / f"step-{step:08d}" / "net.safetensors").write_bytes(b"cut")
+    for step, intact in ((600, {500, 600}), (700, {600, 700}), (1000, {700, 1000}), (1100, {1000, 1100})):
+        save(tmp_path, step)
+        assert load_latest(tmp_path).step == step
+        kept = {int(path.name.removeprefix("step-")) for path in tmp_path.glob("step-*")}
+        assert intact - {700} <= kept, "the newest, and the one before it"
+
+
 def test_all_damaged_is_an_error(tmp_path: Path) -> None:
     save(tmp_path, 1)
     (tmp_path / "step-00000001" / "net.safetensors").write_bytes(b"")

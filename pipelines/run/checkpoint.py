@@ -39,7 +39,7 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, step: int, tensors: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, Any], keep: int
 ) -> Path:
-    """Write folder/step-N and then remove all but the newest `keep` up to it; raises ValueError when it cannot be written.
+    """Write folder/step-N, then remove all up to it but the newest `keep`; ValueError when it cannot be written.
 
     Whatever happens meanwhile, the checkpoints that stood there before can still be loaded.
     """
