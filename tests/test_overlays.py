@@ -259,7 +259,7 @@ def test_every_overlay_trains(name, tmp_path):
         draws, item, values = Draws(0, task.stage, step, [0, 1]), batches[step % 3], {}
         for player in task.prepare_step(step):
             optimizer = state.optimizers[player]
-            values |= update_player(task, player, optimizer, item, draws, step, section.loop.lr, section.loop)
+            values |= update_player(task, player, optimizer, item, draws, step, section.loop.lr, section.loop).read()
         logged.append(values)
     assert all(math.isfinite(value) for values in logged for value in values.values())
     first, last = (sum(values["vae/l1"] for values in part) for part in (logged[:6], logged[-6:]))

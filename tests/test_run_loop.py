@@ -13,11 +13,13 @@ import pytest
 import torch
 from toy_task import Regressor, ToyConfig, ToyExperiment, ToyTask, run_toy
 
+from pipelines.run import update
 from pipelines.run.checkpoint import load_latest, load_step
 from pipelines.run.folder import RunConfig, StageFolder, read_jsonl
 from pipelines.run.loop import LoopConfig, learning_rate, may_change, train
 from pipelines.run.random_keys import Draws, key
 from pipelines.run.stage import select
+from pipelines.run.training_state import TrainingState
 
 LOOP = LoopConfig(steps=12, lr=0.01, log_every=1, checkpoint_every=5, validate_every=4, num_workers=0)
 TIMES = ("steps_per_second",)
@@ -146,6 +148,36 @@ def test_not_finite_stops_before_the_weights_change(tmp_path: Path) -> None:
         found = load_latest(tmp_path / name / "train_toy" / "checkpoints")
         assert found.step == 5
         assert all(torch.isfinite(tensor).all() for named in found.tensors.values() for tensor in named.values())
+
+
+def test_a_step_that_nobody_waits_for_skips_what_is_not_finite(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of a GPU: the optimiser itself leaves weights and moments alone, and the sentence comes a step later."""
+    monkeypatch.setattr(update, "skips_by_itself", lambda parameters: True)
+    run_toy(experiment(tmp_path, "fine"))
+    assert_equal(result(tmp_path, "fine")[0], result(unbroken)[0])
+    assert result(tmp_path, "fine")[1] == result(unbroken)[1], "and the same losses are logged"
+
+    config, seen = experiment(tmp_path, "bad", bad_step=7), {}
+    task = ToyTask(config.toy, config.run.seed)
+    state = TrainingState(task, LOOP, tmp_path, torch.device("cpu"))
+    batches = dict(zip((6, 7), task.batches(6), strict=False))
+    before = {name: tensor.clone() for name, tensor in task.players["regressor"].state_dict().items()}
+    for step in (7, 6):
+        draws = Draws(3, task.stage, step, batches[step]["index"])
+        task.prepare_step(step)
+        seen[step] = update.update_player(
+            task, "regressor", state.optimizers["regressor"], batches[step], draws, step, 0.01, LOOP
+        )
+        moved = any(not torch.equal(x, before[n]) for n, x in task.players["regressor"].state_dict().items())
+        assert moved == (step == 6)
+    with pytest.raises(ValueError, match=r"stopped at step 7 before updating 'regressor'.*clip0\.avi"):
+        seen[7].read()
+    assert seen[6].read().keys() == {"regressor/loss", "regressor/mean_error", "regressor/grad_norm"}
+    with pytest.raises(ValueError, match="step 7 before updating"):
+        run_toy(config)
+    assert load_latest(tmp_path / "bad" / "train_toy" / "checkpoints").step == 5
 
 
 def test_lack_of_memory_names_the_remedy(tmp_path: Path) -> None:

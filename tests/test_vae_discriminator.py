@@ -52,7 +52,9 @@ def play(task, steps, loop=LOOP, folder=None):
     for step in steps:
         draws, values = Draws(0, "test", step, [0, 1]), {}
         for player in task.prepare_step(step):
-            values |= update_player(task, player, state.optimizers[player], item(step), draws, step, loop.lr, loop)
+            values |= update_player(
+                task, player, state.optimizers[player], item(step), draws, step, loop.lr, loop
+            ).read()
         logged.append(values)
     return logged
 

@@ -190,8 +190,9 @@ def train_row(config: Experiment, folder: Path, device: torch.device) -> dict[st
         batch = next(batches)
         arrived = time.perf_counter()
         draws = Draws(0, task.stage, step, batch["index"])
-        update_player(task, "latte", state.optimizers["latte"], batch, draws, step, loop.lr, loop)  # ends with a read
+        update = update_player(task, "latte", state.optimizers["latte"], batch, draws, step, loop.lr, loop)
         state.average(step + 1, updated=True)
+        update.read()
         if step >= config.benchmark.warm_up:
             waited, total = waited + arrived - started, total + time.perf_counter() - started
     started = time.perf_counter()

@@ -171,8 +171,10 @@ def train(
             num_done = step + 1
             state.average(num_done, task.ema_player in updated)
 
-            # Report.
+            # Report. A GPU still computes this step: what is read is the one before, unless all is wanted.
             is_last = num_done == config.steps
+            is_looked_at = any(_is_due(num_done, every) for every in (config.validate_every, config.preview_every))
+            progress.read(but_last=0 if is_looked_at else len(updated))
             if num_done % config.log_every == 0 or is_last:
                 progress.report(num_done, lr)
             progress.advance()
@@ -193,7 +195,7 @@ def train(
                 wait()
 
             # Save.
-            signal_number = int(largest(interruption.signal_number, ranks.device))
+            signal_number = int(largest(interruption.signal_number))
             if is_last or signal_number or _is_due(num_done, config.checkpoint_every):
                 state.running = progress.sums()
                 state.save(num_done)

@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pipelines.run.folder import StageFolder
+from pipelines.run.update import Reading
 
 NUM_VALUES_SHOWN = 6
 
@@ -24,6 +25,7 @@ class Progress:
         self._folder, self._stage, self._num_steps, self._is_main = folder, stage, num_steps, is_main
         self._first_step = first_step
         self._sums: dict[str, tuple[float, int]] = {}
+        self._arriving: list[Reading] = []
         self._step_reported, self._time_reported = first_step, time.monotonic()
         self._bar: Any = None
         self._writer: Any = None
@@ -48,14 +50,20 @@ class Progress:
         if self._writer is not None:
             self._writer.close()
 
-    def add(self, values: Mapping[str, float]) -> None:
-        """Add one step's scalars to the means of the next report."""
-        for name, value in values.items():
-            total, count = self._sums.get(name, (0.0, 0))
-            self._sums[name] = (total + value, count + 1)
+    def add(self, reading: Reading) -> None:
+        """Take the scalars of one update into the means of the next report, as soon as `read` looks at them."""
+        self._arriving.append(reading)
+
+    def read(self, but_last: int = 0) -> None:
+        """Look at all scalars but the `but_last` newest. ValueError for one that is not finite: see `Reading`."""
+        while len(self._arriving) > but_last:
+            for name, value in self._arriving.pop(0).read().items():
+                total, count = self._sums.get(name, (0.0, 0))
+                self._sums[name] = (total + value, count + 1)
 
     def sums(self) -> dict[str, tuple[float, int]]:
         """The unreported sums and counts: part of a checkpoint, so that a resumed run logs the same means."""
+        self.read()
         return dict(self._sums)
 
     def restore_sums(self, sums: Mapping[str, tuple[float, int]]) -> None:
@@ -69,6 +77,7 @@ class Progress:
 
     def report(self, step: int, lr: float) -> None:
         """Write the means since the last report; `step` counts finished steps."""
+        self.read()
         means = {name: total / count for name, (total, count) in self._sums.items()}
         self._sums = {}
         now = time.monotonic()

@@ -1,7 +1,9 @@
 """Device and processes: one process on a CPU or GPU, or several under torchrun. accelerate finds out which."""
 
+import functools
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -32,6 +34,7 @@ def is_connected() -> bool:
 def disconnect() -> None:
     """Leave the process group, if any: without this a process of several aborts at its end."""
     if dist.is_available() and dist.is_initialized():
+        processors.cache_clear()
         dist.destroy_process_group()
 
 
@@ -65,13 +68,21 @@ def average(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def largest(value: float, device: torch.device) -> float:
-    """The largest `value` of all processes."""
+def largest(value: float) -> float:
+    """The largest `value` of all processes; no GPU is waited for."""
     if not dist.is_initialized():
         return value
-    tensor = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    tensor = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=processors())
     return tensor.item()
+
+
+@functools.cache
+def processors() -> dist.ProcessGroup | None:
+    """All processes, to exchange what lies in the memory of their CPUs; None = the group that there is."""
+    if dist.get_backend() == "gloo":
+        return None
+    return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=LONGEST_WAIT))
 
 
 def wait() -> None:

@@ -62,7 +62,7 @@ class TrainingState:
         """
         checkpoints = self.folder / "checkpoints"
         found = load_latest(checkpoints) if self.is_main else None
-        step = int(largest(found.step if found else 0, self.device))
+        step = int(largest(found.step if found else 0))
         if self.power_averages and self.is_main:
             drop_snapshots(self.folder, step, self.config.ema_snapshot_every if step < self.config.steps else 1)
         if step == 0:
@@ -139,7 +139,7 @@ class TrainingState:
         fault = find_fault(self.folder / "last") if self.is_main else None
         if fault:
             print(f"{self.task.stage}: writing {self.folder / 'last'} again ({fault})", file=sys.stderr, flush=True)
-        if largest(float(fault is not None), self.device):
+        if largest(float(fault is not None)):
             self._publish("last")
 
     def publish_if_best(self, scores: Mapping[str, float]) -> None:
@@ -150,7 +150,7 @@ class TrainingState:
             self.best is None or (score > self.best if direction == "max" else score < self.best)
         )
         if self.is_split:  # scores of several processes may differ by rounding: the first one decides
-            is_better = bool(largest(float(is_better and self.is_main), self.device))
+            is_better = bool(largest(float(is_better and self.is_main)))
         if is_better:
             self.best = score
             self._publish("best")

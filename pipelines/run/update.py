@@ -1,10 +1,16 @@
-"""One optimiser step of one player: micro-batches, mean gradient over the processes, finite check, clipping, step."""
+"""One optimiser step of one player: micro-batches, mean gradient over the processes, finite check, clipping, step.
+
+A CPU reads the loss before the step. A GPU is not waited for: its optimiser leaves the weights alone where loss or
+gradient is not finite (as with a gradient scaler), and the scalars are read while the next step is computed.
+"""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from pipelines.run.random_keys import Draws
 from pipelines.run.ranks import average, average_gradients
@@ -17,6 +23,25 @@ NUM_CLIPS_NAMED = 8
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
+@dataclass(frozen=True)
+class Reading:
+    """The scalars of one update, on their way to the CPU."""
+
+    names: Sequence[str]  # the first is the loss, the last the gradient's norm
+    values: torch.Tensor  # (n,) on the CPU
+    has_arrived: torch.cuda.Event | None  # what to wait for before they are looked at
+    reason: Callable[[dict[str, float]], str]  # the sentence for values that are not finite
+
+    def read(self) -> dict[str, float]:
+        """{name: value}. ValueError where loss or gradient is not finite; the weights have not taken it then."""
+        if self.has_arrived:
+            self.has_arrived.synchronize()
+        values = dict(zip(self.names, self.values.tolist(), strict=True))
+        if not (math.isfinite(values[self.names[0]]) and math.isfinite(values[self.names[-1]])):
+            raise ValueError(self.reason(values))
+        return values
+
+
 def update_player(
     task: "TrainingTask",
     player: str,
@@ -26,11 +51,12 @@ def update_player(
     step: int,
     lr: float,
     config: "LoopConfig",
-) -> dict[str, float]:
-    """Update the weights of one player once; returns {"<player>/loss", "<player>/grad_norm", "<player>/<term>"}.
+) -> Reading:
+    """Update the weights of one player once; reads as {"<player>/loss", "<player>/<term>", "<player>/grad_norm"}.
 
     The micro-batches' losses are weighted by their share, so the result equals that of the whole batch to rounding.
-    Raises ValueError, with the weights untouched, when the loss or the gradient is not finite or memory runs out.
+    Raises ValueError, with the weights untouched, when memory runs out, or on a CPU the loss or the gradient is not
+    finite; on a GPU that is told by `Reading.read`.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     # Another player's loss may have left gradients here; and what is frozen in this phase must have none.
@@ -50,15 +76,38 @@ def update_player(
     limit = config.clip_grad_norm or math.inf
     grad_norm = whole(torch.nn.utils.clip_grad_norm_(parameters, limit))
     # One transfer per step; the mean over the processes is not finite in all of them when it is not in one.
-    means = average(torch.cat([values, grad_norm.reshape(1).to(values)])).tolist()
-    logged = {f"{player}/{name}": value for name, value in zip([*names, "grad_norm"], means, strict=True)}
-    if not (math.isfinite(logged[f"{player}/loss"]) and math.isfinite(logged[f"{player}/grad_norm"])):
-        raise ValueError(_not_finite(task.stage, player, step, logged, batch, micro_losses, config))
+    means = average(torch.cat([values, grad_norm.reshape(1).to(values)]))
+    reading = _send(
+        [f"{player}/{name}" for name in (*names, "grad_norm")],
+        means,
+        lambda logged: _not_finite(task.stage, player, step, logged, batch, micro_losses, config),
+    )
+    if skips_by_itself(parameters):
+        is_finite = torch.isfinite(means[0]) & torch.isfinite(means[-1])
+        # read by torch's fused optimisers: 1 = leave the weights
+        optimizer.found_inf = (~is_finite).float()  # type: ignore[attr-defined]
+    else:
+        reading.read()
 
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
     optimizer.step()
-    return logged
+    return reading
+
+
+def skips_by_itself(parameters: Sequence[torch.Tensor]) -> bool:
+    """Whether the optimiser is told on the device to leave these weights alone; not where they are split."""
+    return parameters[0].device.type == "cuda" and not any(isinstance(parameter, DTensor) for parameter in parameters)
+
+
+def _send(names: Sequence[str], values: torch.Tensor, reason: Callable[[dict[str, float]], str]) -> Reading:
+    """Copy (n,) values to the CPU without waiting for it."""
+    arriving = values.to("cpu", non_blocking=True)
+    event = None
+    if values.device.type == "cuda":
+        event = torch.cuda.Event()
+        event.record()
+    return Reading(names, arriving, event, reason)
 
 
 def _accumulate(
