@@ -291,6 +291,11 @@ PUBLISHED = {
         "norm_num_groups": 2,
         "latent_channels": 4,
     },
+    "AutoencoderKLTemporalDecoder": {
+        "block_out_channels": (32, 32),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "layers_per_block": 1,
+    },
     "AutoencoderKL": {
         "block_out_channels": (8, 8),
         "down_block_types": ("DownEncoderBlock2D",) * 2,
@@ -313,9 +318,11 @@ def test_any_autoencoder_of_diffusers_is_scored(root: Path, tmp_path: Path, name
     for position in (0, len(clips) - 1):
         video = collate([clips[position]])["video"]
         with torch.inference_mode():
-            if name == "AutoencoderKL":
+            if name in ("AutoencoderKL", "AutoencoderKLTemporalDecoder"):
                 frames = video[0].movedim(1, 0)
-                decoded = network.decode(network.encode(frames).latent_dist.mode()).sample.movedim(0, 1)[None]
+                length = {"num_frames": len(frames)} if name != "AutoencoderKL" else {}
+                latents = network.encode(frames).latent_dist.mode()
+                decoded = network.decode(latents, **length).sample.movedim(0, 1)[None]
             else:
                 decoded = network.decode(network.encode(video).latent_dist.mode()).sample
         error = (

@@ -1,5 +1,6 @@
 """Any video autoencoder behind one call: those of vae/registry.py, and the folder of any video VAE of diffusers."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -20,13 +21,16 @@ class DiffusersAutoencoder(nn.Module):
     """A video or image autoencoder of diffusers: posterior means, any length and size by padding.
 
     Video networks want 1 + k n frames, and sizes that are multiples of what they compress by: anything else is padded
-    by its last frame and border, and cropped back after decoding. Image networks see frame by frame.
+    by its last frame and border, and cropped back after decoding. Image networks see frame by frame, and so does the
+    encoder of those whose decoder alone looks along time.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.is_video = any(isinstance(module, nn.Conv3d) for module in network.modules())
+        encoder = getattr(network, "encoder", network)
+        self.is_video = any(isinstance(module, nn.Conv3d) for module in encoder.modules())
+        self.wants_length = "num_frames" in inspect.signature(network.decode).parameters
         self.frames_per_latent = compression(network, "temporal", 4)
         self.pixels_per_latent = compression(network, "spatial", 8)
 
@@ -46,7 +50,8 @@ class DiffusersAutoencoder(nn.Module):
         try:
             encoded = self.network.encode(shown)
             latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
-            decoded = self.network.decode(latents).sample
+            length = {"num_frames": num_frames} if self.wants_length else {}
+            decoded = self.network.decode(latents, **length).sample
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(

@@ -1,5 +1,5 @@
 """Layouts of Latte at equal steps, or its presets step by step, on cached latents: docs/results/latent_layouts.json or
-latte_presets.json.
+latte_presets.json, and the table of it as Markdown on the standard output.
 
 python tests/proofs/latte_training.py layouts|presets CONFIG.yaml data.root=FOLDER cache.vae=MODEL [key=value ...]
 
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ def main(arguments: list[str]) -> None:
             )
             for seed, layout in itertools.product(SEEDS, LAYOUTS)
         ]
-        run_rows(layouts, arguments, judges, file, controls)
+        print(layout_table(run_rows(layouts, arguments, judges, file, controls), controls))
         return
     presets = {name: (str(OVERLAYS / f"{name}.yaml"), *EQUAL) for name in ("modern", "latte_parity")}
     tuning = [
@@ -85,7 +86,35 @@ def main(arguments: list[str]) -> None:
         Row(f"{preset}-lr{rate:g}-judged", (*presets[preset], f"latte.loop.lr={rate}"), MILESTONES)
         for preset, rate in best.items()
     ]
-    run_rows(chosen, arguments, judges, file, controls | {"rate": best})
+    print(preset_table(run_rows(chosen, arguments, judges, file, controls | {"rate": best})))
+
+
+def layout_table(rows: dict[str, list[dict[str, Any]]], controls: dict[str, Any]) -> str:
+    """A line per layout: mean and standard deviation over the seeds of every score at the last step."""
+    real = controls["nearest_training_clip_real"]
+    lines = [
+        "| layout | class accuracy | proxy_fvd16 | diversity | nearest training clip / that of real clips | steps/s |"
+    ]
+    lines.append("|---|---|---|---|---|---|")
+    for layout in LAYOUTS:
+        last = [rows[f"{layout}-seed{seed}"][-1] for seed in SEEDS]
+        values = [[record[name] for record in last] for name in ("class_accuracy", "proxy_fvd16", "diversity")]
+        values.append([record["nearest_training_clip"] / real for record in last])
+        values.append([record["steps_per_second"] for record in last])
+        cells = [f"{fmean(own):.3g} ± {stdev(own):.2g}" for own in values]
+        lines.append(f"| `{layout}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def preset_table(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """A line per judged row: its class accuracy at every milestone, and the first one at which it was enough."""
+    lines = [f"| row | {' | '.join(map(str, MILESTONES))} | steps to {ENOUGH} |", "|---" * (len(MILESTONES) + 2) + "|"]
+    for name, records in rows.items():
+        if name.endswith("-judged"):
+            reached = next((record["steps"] for record in records if record["class_accuracy"] >= ENOUGH), "never")
+            cells = [f"{record['class_accuracy']:.2f}" for record in records]
+            lines.append(f"| {name.removesuffix('-judged')} | {' | '.join(cells)} | {reached} |")
+    return "\n".join(lines)
 
 
 def run_rows(
