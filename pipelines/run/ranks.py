@@ -8,7 +8,6 @@ from typing import cast
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from torch.distributed.tensor import DTensor
 
 # rank 0 validates and saves alone while the others wait
 LONGEST_WAIT = timedelta(hours=6)
@@ -41,23 +40,6 @@ def disconnect() -> None:
 def choose_device(device: str = "auto") -> torch.device:
     """The device of a stage: `connect(device).device`."""
     return connect(device).device
-
-
-def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes, which must all hold gradients of the same parameters.
-
-    Gradients of split weights are such means already.
-    """
-    if not dist.is_initialized():
-        return
-    found = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    gradients = [gradient for gradient in found if not isinstance(gradient, DTensor)]
-    if gradients:
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
-        for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-            gradient.copy_(mean.reshape(gradient.shape))
 
 
 def average(values: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.distributed.tensor import DTensor
 
+from pipelines.run.data_parallel import kept_apart, player_loss
 from pipelines.run.random_keys import Draws
-from pipelines.run.ranks import average, average_gradients
+from pipelines.run.ranks import average
 from pipelines.run.sharding import whole
 
 if TYPE_CHECKING:
@@ -72,7 +73,6 @@ def update_player(
             f"{config.micro_batch_size or len(draws.indices)} at once: give a smaller micro_batch_size"
         ) from error
 
-    average_gradients(parameters)
     limit = config.clip_grad_norm or math.inf
     grad_norm = whole(torch.nn.utils.clip_grad_norm_(parameters, limit))
     # One transfer per step; the mean over the processes is not finite in all of them when it is not in one.
@@ -123,13 +123,14 @@ def _accumulate(
     names: list[str] = []
     means: torch.Tensor | None = None
     micro_losses = []
-    num_samples = len(draws.indices)
+    num_samples, compute = len(draws.indices), player_loss(task, player)
     for start, stop in _slices(num_samples, config.micro_batch_size):
         part = {name: _to_device(value[start:stop], device) for name, value in batch.items()}
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-            loss, terms = task.loss(player, part, draws.part(start, stop), step)
         share = (stop - start) / num_samples
-        (loss * share).backward()
+        with kept_apart(compute, stop < num_samples):
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+                loss, terms = compute(part, draws.part(start, stop), step)
+            (loss * share).backward()
         names = ["loss", *terms]
         scalars = torch.stack([value.detach().double().reshape(()) for value in (loss, *terms.values())]) * share
         means = scalars if means is None else means + scalars
