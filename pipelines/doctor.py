@@ -35,11 +35,6 @@ MODULES = {
     "scikit-learn": "sklearn",
     "huggingface-hub": "huggingface_hub",
 }
-WEIGHTS_FROM = {
-    "vgg16-397923af.pth": "https://download.pytorch.org/models/vgg16-397923af.pth",
-    "alexnet-owt-7be5be79.pth": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-    "i3d_torchscript.pt": "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
-}
 
 
 @dataclass(frozen=True)
@@ -239,14 +234,12 @@ def check_needs(needs: dict[str, Any]) -> Iterator[Finding]:
         text = f"/dev/shm has {gigabytes(shutil.disk_usage(shared).total)}: data workers may run out of it"
         yield Finding(NOTE, text, "docker run --shm-size=8g, or num_workers: 0")
     for file in needs["weights"]:
-        places = [Path(place) for place in file.get("or", [file["path"]])]
-        present = next((place for place in places if place.is_file()), None)
-        if present:
-            yield Finding(OK, f"{present} is there")
+        if file["present"] and not file["wrong"]:
+            yield Finding(OK, f"{file['present']} is there")
             continue
-        source = next((place for place in places if place.name in WEIGHTS_FROM), None)
-        mend = f"curl -L --create-dirs -o {source} '{WEIGHTS_FROM[source.name]}'" if source else ""
-        yield Finding(PROBLEM if file["needed"] else NOTE, f"{file['path']} is missing: for {file['use']}", mend)
+        text = file["wrong"] or f"{file['path']} is missing: for {file['use']}"
+        mend = f"curl -L --create-dirs -o {file['path']} '{file['from']}'"
+        yield Finding(PROBLEM if file["needed"] else NOTE, text, mend)
 
 
 def check_folder(folder: Path, needed_bytes: int) -> Iterator[Finding]:

@@ -3,12 +3,18 @@
 import os
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from pipelines import doctor
 from pipelines.doctor import NOTE, OK, PROBLEM
+from pipelines.experiment import Experiment
+from pipelines.health.weights import weights_wanted, wrong_content
+from pipelines.metrics.inception import INCEPTION_FILE
+from pipelines.run.config import load_config
+from pipelines.run.stage import DEFAULT_CONFIG
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,14 +89,32 @@ def test_folders_rooms_and_weights(tmp_path: Path) -> None:
     (finding,) = doctor.check_folder(tmp_path / "runs", 10**18)
     assert finding.level == PROBLEM and "run.root=" in finding.mend
     assert levels(doctor.check_folder(tmp_path / "file" / "runs", 0)) == [PROBLEM]
-    weights = {"path": str(tmp_path / "vgg16-397923af.pth"), "use": "the loss", "needed": True}
+    vgg = tmp_path / "vgg16-397923af.pth"
+    weights = {"path": str(vgg), "from": "https://a.b/c", "use": "the loss", "needed": True, "present": "", "wrong": ""}
     needs = {"root": str(tmp_path), "disk_bytes": 0, "data": str(tmp_path / "gone"), "compiled": [], "num_workers": 0}
     findings = list(doctor.check_needs(needs | {"weights": [weights, {**weights, "needed": False}]}))
     assert levels(findings) == [OK, PROBLEM, PROBLEM, NOTE]
     assert findings[2].mend.startswith("curl ") and "vgg16-397923af.pth" in findings[2].mend
-    (tmp_path / "vgg16-397923af.pth").touch()
+    weights |= {"present": str(vgg)}
     assert levels(doctor.check_needs(needs | {"data": "", "weights": [weights]})) == [OK, OK]
+    vgg.touch()
+    damaged = {**weights, "needed": False, "wrong": wrong_content(vgg)}
+    finding = list(doctor.check_needs(needs | {"data": "", "weights": [damaged]}))[-1]
+    assert finding.level == NOTE and "expected 397923af" in finding.text and finding.mend.startswith("curl ")
     assert levels(doctor.check_needs({"error": "Key 'lrr' not in 'LoopConfig'"})) == [PROBLEM]
+
+
+def test_weights_that_are_not_the_known_ones_are_named(tmp_path: Path) -> None:
+    folder = {"vae.losses.weights_dir": tmp_path, "evaluate.weights_dir": tmp_path}
+    config = load_config(Experiment, [f"{key}={value}" for key, value in folder.items()], DEFAULT_CONFIG)
+    assert [file["wrong"] for file in weights_wanted(config, True)] == [""] * 4
+    for name in ("i3d_torchscript.pt", INCEPTION_FILE):
+        (tmp_path / name).write_bytes(b"a page of an error")
+    i3d, inception = (file["wrong"] for file in weights_wanted(config, True)[2:])
+    assert "i3d_torchscript.pt has git-blob SHA-1" in i3d and "expected 0cc3c7bd" in inception
+    digest = sha256(b"the known content").hexdigest()
+    (tmp_path / f"net-{digest[:8]}.pth").write_bytes(b"the known content")
+    assert not wrong_content(tmp_path / f"net-{digest[:8]}.pth")
 
 
 def test_it_imports_nothing_but_the_standard_library() -> None:

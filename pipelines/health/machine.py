@@ -16,15 +16,13 @@ import torch
 from pipelines.data import frame_reader
 from pipelines.data.video_file import read_video, write_video
 from pipelines.experiment import Experiment, training_stages
-from pipelines.metrics.frame_quality import LPIPS_BACKBONES
-from pipelines.metrics.i3d_weights import STATE_DICT_FILES, TORCHSCRIPT_FILE
+from pipelines.health.weights import weights_wanted
 from pipelines.run.config import load_config
 from pipelines.run.loop import LoopConfig
 from pipelines.run.stage import DEFAULT_CONFIG
 from pipelines.run.training_state import bytes_on_disk
 from pipelines.train_latte import planned_latte
 from vae.motion_module import MotionModule
-from vae.perceptual import VGG_FILE
 from vae.registry import build_autoencoder
 
 NUM_FRAMES = 9
@@ -67,7 +65,6 @@ def needs(config: Experiment) -> dict[str, Any]:
             "train_latte": (planned_latte(config), config.latte.loop),
         }
     sizes = {stage: sum(p.numel() for p in model.parameters()) for stage, (model, _) in models.items()}
-    evaluate = config.evaluate
     compiled = [name for name in ("vae", "latte") if getattr(config, name).compile]
     return {
         "root": config.run.root,
@@ -77,24 +74,7 @@ def needs(config: Experiment) -> dict[str, Any]:
         "compiled": compiled,
         "num_workers": max(loop.num_workers for _, loop in models.values()),
         "disk_bytes": sum(bytes_on_disk(sizes[stage], models[stage][1]) for stage in stages),
-        "weights": [
-            {
-                "path": str(Path(config.vae.losses.weights_dir) / VGG_FILE),
-                "use": "the perceptual loss; without it set vae.losses.perceptual=0",
-                "needed": bool(config.vae.losses.perceptual) and "train_vae" in stages,
-            },
-            {
-                "path": str(Path(evaluate.weights_dir) / LPIPS_BACKBONES[evaluate.lpips_network]),
-                "use": "LPIPS scores; without it they are left out",
-                "needed": False,
-            },
-            {
-                "path": str(Path(evaluate.weights_dir) / STATE_DICT_FILES[-1]),
-                "or": [str(Path(evaluate.weights_dir) / name) for name in (TORCHSCRIPT_FILE, *STATE_DICT_FILES)],
-                "use": "fvd16; without it there is proxy_fvd16 only",
-                "needed": False,
-            },
-        ],
+        "weights": weights_wanted(config, "train_vae" in stages),
     }
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from faults import children
 from faults.children import NANO, Runs, end, said, start
 from faults.training import torchrun, wait_for
-from faults.trials import Outcome, fault, largest_loss_difference
+from faults.trials import Outcome, fault, largest_difference, largest_loss_difference
 
 from pipelines.run.checkpoint import load_latest
 
 ALL = children.STAGES
 LOSSES = 1e-5
 STEPS = 20
+NUM_VIDEOS = 16  # of nano.yaml: two of each of eight classes, sampled and real
 
 
 @fault("two ranks", "20 steps of VAE, Latte and split Latte on two ranks (gloo)", "losses within 1e-5 of one", 3, 0)
@@ -34,8 +35,47 @@ def two_ranks(folder: Path, trials: int) -> Outcome:
     return outcome
 
 
-@fault("torchrun", "torchrun --nproc-per-node 2 of every stage, and of the chain in one", "scores agree to 1 %", 2, 0)
+@fault("F18", "resumed by 2, 1 and 3 ranks in turn; Latte also split over them (FSDP2)", "weights <= 1e-6 apart", 3, 0)
+def other_world_sizes(folder: Path, trials: int) -> Outcome:
+    """Counted are six steps. Twelve are shown for the VAE, beside what rounding alone does in one process.
+
+    Its loss has kinks (L1, soft thresholds, cells of the warp): there a gradient jumps by 1e-4 where the weights differ
+    by 1e-7, and such differences grow from step to step, with or without a resume.
+    """
+    outcome, runs = Outcome(), Runs(folder, ALL)
+    base = ("latte.loop.global_batch_size=6", "latte.loop.lr=1e-4", "vae.loop.global_batch_size=6", "vae.loop.lr=1e-4")
+    cases = (
+        ("vae", "train_vae", ()),
+        ("latte", "train_latte", ()),
+        ("split latte", "train_latte", ("latte.shard_weights=true",)),
+    )
+
+    def trained(name: str, stage: str, worlds: dict[int, int], *options: str) -> Path:
+        """A run that went on to each of these steps with that many ranks."""
+        arguments = runs.fresh(name, stage, *base, *options)
+        for steps, world in worlds.items():
+            children.run(stage, [*arguments, f"{children.TRAINED[stage]}.loop.steps={steps}"], runs.log, world)
+        state = load_latest(runs.path(name, stage) / "checkpoints").state
+        assert state["processes"] == max(worlds.values()), "they never met"
+        return runs.path(name, stage)
+
+    for name, stage, options in cases[:trials]:
+        one = trained(f"{name} one", stage, {6: 1})
+        many = trained(f"{name} many", stage, {2: 2, 4: 1, 6: 3}, *options)
+        difference = largest_difference(one, many)
+        outcome.figures[f"{name}, largest difference of a weight"] = float(f"{difference:.2g}")
+        outcome.count(difference <= 1e-6, f"{name}: {difference:.2g}")
+    one = trained("longer, one", "train_vae", {12: 1})
+    many = trained("longer, many", "train_vae", {4: 2, 8: 1, 12: 3})
+    micro = trained("longer, micro", "train_vae", {12: 1}, "vae.loop.micro_batch_size=1")
+    for what, other in {"vae, 12 steps": many, "vae, 12 steps, one process, other micro-batches": micro}.items():
+        outcome.figures[what] = float(f"{largest_difference(one, other):.2g}")
+    return outcome
+
+
+@fault("torchrun", "torchrun --nproc-per-node 2 of every stage, and of the chain in one", "scores agree", 2, 0)
 def under_torchrun(folder: Path, trials: int) -> Outcome:
+    """Scores agree to 1 %, accuracies to one of the 16 videos."""
     outcome = Outcome()
     codes = end(start("chain", [str(NANO), f"run.root={folder / 'one'}"], folder / "one.log"))
     assert codes == [0], said(folder / "one.log")
@@ -54,10 +94,15 @@ def under_torchrun(folder: Path, trials: int) -> Outcome:
                 assert wait_for(agent) == 0, f"{stage}: {log.read_text()[-2000:]}"
             one, two = (summary(folder / name) for name in ("one", way))
             assert one.keys() == two.keys(), one.keys() ^ two.keys()
-            off = {name: abs(two[name] / value - 1) for name, value in one.items() if value}
-            worst = max(off, key=lambda name: off[name])
-            outcome.figures[f"{way}, largest relative difference of a score"] = f"{off[worst]:.2g} ({worst})"
-            assert off[worst] <= 0.01, f"{worst}: {one[worst]} and {two[worst]}"
+            for name, value in one.items():
+                off = abs(two[name] - value)
+                limit = 1 / NUM_VIDEOS if name.startswith("class_accuracy") else 0.01 * abs(value)
+                assert off <= limit, f"{name}: {value} and {two[name]}"
+            accuracies = {name for name in one if name.startswith("class_accuracy")}
+            off = max(abs(two[name] / one[name] - 1) for name in one.keys() - accuracies if one[name])
+            outcome.figures[f"{way}, largest relative difference of a score"] = float(f"{off:.2g}")
+            off = max(abs(two[name] - one[name]) for name in accuracies)
+            outcome.figures[f"{way}, largest difference of an accuracy"] = float(f"{off:.2g}")
     return outcome
 
 

@@ -1,4 +1,4 @@
-"""Training that is stopped, killed, repeated or fed with numbers that are none: F4 to F8, F18."""
+"""Training that is stopped, killed, repeated or fed with numbers that are none: F4 to F8."""
 
 import json
 import os
@@ -20,7 +20,6 @@ from faults.trials import (
     Outcome,
     fault,
     kill,
-    largest_difference,
     last_logged,
     log_of,
     newest_step,
@@ -259,26 +258,3 @@ def require_finite(stage: Path, before: int) -> None:
     assert found is not None and found.step <= before, f"saved at step {found and found.step}"
     bad = [name for named in found.tensors.values() for name, value in named.items() if not torch.isfinite(value).all()]
     assert not bad, f"{bad[0]} is saved and not finite"
-
-
-@fault("F18", "resumed by 2, 1 and 3 ranks in turn; Latte also split over them (FSDP2)", "<= 1e-6", 3, 0)
-def other_world_sizes(folder: Path, trials: int) -> Outcome:
-    outcome, runs = Outcome(), Runs(folder, ALL)
-    lr = ("latte.loop.global_batch_size=6", "latte.loop.lr=1e-4", "vae.loop.global_batch_size=6", "vae.loop.lr=1e-4")
-    cases = (
-        ("vae", "train_vae", ()),
-        ("latte", "train_latte", ()),
-        ("split latte", "train_latte", ("latte.shard_weights=true",)),
-    )
-    for name, stage, options in cases[:trials]:
-        loop = children.TRAINED[stage]
-        one = runs.fresh(f"{name} one", stage, *lr, f"{loop}.loop.steps=12")
-        children.run(stage, one, runs.log)
-        many = runs.fresh(f"{name} many", stage, *lr, *options)
-        for steps, world in ((4, 2), (8, 1), (12, 3)):
-            children.run(stage, [*many, f"{loop}.loop.steps={steps}"], runs.log, world)
-        assert load_latest(runs.path(f"{name} many", stage) / "checkpoints").state["processes"] == 3, "they never met"
-        difference = largest_difference(runs.path(f"{name} one", stage), runs.path(f"{name} many", stage))
-        outcome.figures[f"{name}, largest difference of a weight"] = float(f"{difference:.2g}")
-        outcome.count(difference <= 1e-6, f"{name}: {difference:.2g}")
-    return outcome

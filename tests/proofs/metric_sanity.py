@@ -3,8 +3,8 @@
 python tests/proofs/metric_sanity.py CLIPS RUN,RUN,... WORK [i3d]
 
 CLIPS: a folder with actions64/, ucf101/ and clips/ (videos). RUN: folders of runs whose autoencoders were trained on
-such clips, one of each kind. WORK: where features are kept; the same command goes on. i3d: measure proxy_fvd16 too,
-which is slow on a CPU.
+such clips, one of each kind. WORK: where features are kept; the same command goes on. i3d: measure the distances of
+I3D with random weights too, which are slow on a CPU.
 
 Files are drawn apart into "real" and "damaged" ones, several times. The damaged ones are blurred, made noisy, shuffled
 in time, frozen, or given the wrong class, each in three strengths; every distance should grow with the strength.
@@ -34,6 +34,7 @@ from pipelines.metrics.proxy_flow import FlowFeatures
 from pipelines.metrics.proxy_frechet import standardised_distance
 from pipelines.metrics.proxy_latents import LatentFeatures, latent_deviations
 from pipelines.metrics.proxy_temporal import TemporalFeatures
+from pipelines.metrics.rfvd import reconstruction_distances
 from pipelines.run.checkpoint import hash_folder
 from pipelines.run.folder import git_commit, resolve_model, write_json, write_text
 from vae.registry import load_autoencoder
@@ -44,7 +45,7 @@ NUM_FRAMES, SIZE, CLIPS_PER_FILE, LAST_FRAME = 17, 64, 2, 600
 NUM_SPLITS, PEOPLE, CLASSES = 16, 8, ("Bend", "JumpingJack", "WaveOneHand", "WaveTwoHands")
 CLASSIFIER_CLIPS, CLASSIFIER_STEPS, CLASSIFIER_DRAWS = 6, 200, 6
 STRENGTHS = (0, 1, 2, 3)
-I3D_CLIPS = 40
+OF_I3D = ("proxy_fvd16", "proxy_rfvd", "proxy_rfvd_per_clip")
 
 # ------------------------------------------------------------------ damage; video: (t, h, w, 3) uint8
 
@@ -275,25 +276,32 @@ def classifier_splits(video, labels, people, seed):
 
 
 def by_i3d(clips, work):
-    """The same for proxy_fvd16, on fewer clips: its network is slow without a GPU."""
+    """The same for what I3D with random weights sees, on the first clip of every file: it is slow without a GPU.
+
+    proxy_fvd16 compares other files, proxy_rfvd and proxy_rfvd_per_clip the same clips with and without damage.
+    """
     extractor = load_i3d("there-are-none", precision="bf16", batch_size=4)
-    step = len(clips) / I3D_CLIPS
-    chosen = [clips[int(i * step)] for i in range(I3D_CLIPS)]
+    first = {file: (file, clip) for file, clip in reversed(clips)}
+    chosen = [first[file] for file in sorted(first)]
 
     class I3DFeatures:
         def __call__(self, video):
-            return {"proxy_fvd16": extractor.features(video[:, :16])}
+            return {"features": extractor.features(video[:, :16])}
 
     folder = work / "i3d"
     folder.mkdir(parents=True, exist_ok=True)
-    rows = {key: features_of(chosen, *key, folder, [I3DFeatures()])["proxy_fvd16"] for key in SETS}
-    values = {name: [] for name in DAMAGE}
+    rows = {key: features_of(chosen, *key, folder, [I3DFeatures()])["features"] for key in SETS}
+    values = {name: {damage: [] for damage in DAMAGE} for name in OF_I3D}
     for is_real in splits([file for file, _ in chosen]):
         reference = FeatureStatistics.of(rows["none", 0][is_real])
-        for name in DAMAGE:
-            sets = [rows[(name, s) if s else ("none", 0)][~is_real] for s in STRENGTHS]
-            values[name].append([frechet_distance(reference, FeatureStatistics.of(one)) for one in sets])
-    return {"proxy_fvd16": values}
+        for damage in DAMAGE:
+            sets = [rows[(damage, s) if s else ("none", 0)][~is_real] for s in STRENGTHS]
+            pairs = [reconstruction_distances(sets[0], one, is_proxy=True) for one in sets]
+            distances = {"proxy_fvd16": [frechet_distance(reference, FeatureStatistics.of(one)) for one in sets]}
+            distances |= {name: [pair[name] for pair in pairs] for name in OF_I3D[1:]}
+            for name, by_strength in distances.items():
+                values[name][damage].append(by_strength)
+    return values
 
 
 # ------------------------------------------------------------------ judgement
