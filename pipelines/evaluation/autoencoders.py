@@ -41,17 +41,14 @@ class DiffusersAutoencoder(nn.Module):
         Raises ValueError where the network does not take such clips, or does not give them back.
         """
         num_clips, _, num_frames, height, width = video.shape
-        missing = -(num_frames - 1) % self.frames_per_latent if self.is_video else 0
+        missing = self._missing_frames(num_frames)
         if missing:
             video = torch.cat([video, repeat(video[:, :, -1], "b c h w -> b c t h w", t=missing)], dim=2)
         multiple = 2 * self.pixels_per_latent  # some have a patch layer inside
         video = F.pad(video, (0, -width % multiple, 0, -height % multiple, 0, 0), mode="replicate")
         shown = video if self.is_video else rearrange(video, "b c t h w -> (b t) c h w")
         try:
-            encoded = self.network.encode(shown)
-            latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
-            length = {"num_frames": num_frames} if self.wants_length else {}
-            decoded = self.network.decode(latents, **length).sample
+            decoded = self._code(shown, num_frames)
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(
@@ -65,6 +62,30 @@ class DiffusersAutoencoder(nn.Module):
             )
         decoded = decoded if self.is_video else rearrange(decoded, "(b t) c h w -> b c t h w", b=num_clips)
         return {"reconstruction": decoded[:, :, :num_frames, :height, :width].clamp(-1, 1)}
+
+    def _missing_frames(self, num_frames: int) -> int:
+        return -(num_frames - 1) % self.frames_per_latent if self.is_video else 0
+
+    def _code(self, shown: Tensor, num_frames: int) -> Tensor:
+        """What the network takes, encoded and decoded; num_frames of each clip."""
+        encoded = self.network.encode(shown)
+        latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
+        length = {"num_frames": num_frames} if self.wants_length else {}
+        return self.network.decode(latents, **length).sample
+
+
+class AllegroAutoencoder(DiffusersAutoencoder):
+    """AutoencoderKLAllegro, which codes 4 n frames of one clip at a time, in tiles only: here the clip is one tile."""
+
+    def _missing_frames(self, num_frames: int) -> int:
+        return -num_frames % self.frames_per_latent
+
+    def _code(self, shown: Tensor, num_frames: int) -> Tensor:
+        self.network.enable_tiling()
+        for tiling in ("kernel", "stride"):
+            setattr(self.network, tiling, tuple(shown.shape[2:]))
+        decoded = torch.cat([super(AllegroAutoencoder, self)._code(clip, num_frames) for clip in shown.split(1)])
+        return rearrange(decoded, "b t c h w -> b c t h w")
 
 
 class OwnAutoencoder(nn.Module):
@@ -120,4 +141,5 @@ def open_autoencoder(folder: Path, device: torch.device) -> OwnAutoencoder | Dif
     except OSError as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{folder} cannot be loaded as {name} ({reason}): it must hold safetensors weights") from error
-    return DiffusersAutoencoder(network.to(device).eval())
+    kind = AllegroAutoencoder if name == "AutoencoderKLAllegro" else DiffusersAutoencoder
+    return kind(network.to(device).eval())
