@@ -18,6 +18,7 @@ from pipelines.evaluation.context import Evaluation, SampleSet, digest
 from pipelines.evaluation.frame_scores import score_frames
 from pipelines.evaluation.generation import score_frechet
 from pipelines.evaluation.pipeline_samples import is_pipeline, sample_pipeline
+from pipelines.evaluation.preview import write_preview
 from pipelines.evaluation.proxy_scores import score_proxies
 from pipelines.evaluation.reconstruction import crop_like, rfvd_extractor, score_reconstruction
 from pipelines.evaluation.sample_sources import read_folder, read_sample_set
@@ -65,6 +66,8 @@ def run(config: Experiment) -> None:
         if folder.is_main:
             if vae_path:
                 scores["reconstruction"] = score_reconstruction(vae_path, config, index, ranks.device, extractor)
+            if samples:
+                write_preview(samples, folder.path)
             write_json(folder.path / "scores.json", scores)
             folder.finish({"scores": "scores.json"})
             print(printed_table(scores))

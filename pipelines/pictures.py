@@ -59,10 +59,15 @@ def scale_to(video_uint8: Tensor, height: int) -> Tensor:
 
 
 def video_uri(videos: list[Tensor], num_columns: int, fps: float) -> str:
-    """Videos (t, h, w, 3) uint8 side by side in one picture, so that they move in step; white where one is missing."""
+    """`video_row` inside the page."""
+    return data_uri("image/webp", video_row(videos, num_columns, fps))
+
+
+def video_row(videos: list[Tensor], num_columns: int, fps: float) -> bytes:
+    """Videos (t, h, w, 3) uint8 side by side in one WebP, so that they move in step; white where one is missing."""
     cells = [scale_to(video, min(CELL, 2 * video.shape[1])) for video in videos]
-    blank = [torch.full_like(cells[0], 255)] * (num_columns - len(cells))
-    return data_uri("image/webp", webp(tile([cells + blank]), fps))
+    blank = [torch.full_like(cells[0], BACKGROUND)] * (num_columns - len(cells))
+    return webp(tile([cells + blank]), fps)
 
 
 def data_uri(kind: str, content: bytes) -> str:

@@ -33,6 +33,7 @@ from pipelines.experiment import Experiment
 from pipelines.metrics import inception
 from pipelines.metrics.fvd_protocols import PROTOCOLS, real_frame_indices
 from pipelines.metrics.i3d_weights import KNOWN_BLOBS, git_blob_sha1
+from pipelines.pictures import GAP
 from pipelines.run.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,10 +137,13 @@ def test_64_against_64_videos_of_anybody(root: Path, peers: Path, capsys: pytest
     expected = restated_distance(toy_features(real), toy_features(fake))
     assert record["value"] == pytest.approx(expected, rel=1e-4)
     assert scores["generation"]["class_accuracy"] is not None and scores["reconstruction"] == {}
+    folder = root / "nano" / "evaluate" / evaluate.score_name(config)
+    with Image.open(folder / "samples.webp") as shown:
+        assert (shown.n_frames, shown.height, shown.width) == (16, 64, 8 * 64 + 7 * GAP), "one of each class, enlarged"
 
     before = {file: file.stat().st_mtime_ns for file in (root / ".real_features").rglob("*.safetensors")}
     assert sum(len(load_file(file)["features"]) for file in before) == 64
-    shutil.rmtree(Path(root) / "nano" / "evaluate" / evaluate.score_name(config))
+    shutil.rmtree(folder)
     assert scores_of(config)["generation"]["fvd16"] == record["value"]
     assert {file: file.stat().st_mtime_ns for file in before} == before, "real features are computed once"
     evaluate.run(config)

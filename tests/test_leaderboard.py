@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from tiny_latte import tiny_latte
 from tiny_vae import tiny_vae
 
 from pipelines import report
+from pipelines.evaluation.context import SampleSet
+from pipelines.evaluation.preview import write_preview
 from pipelines.experiment import Experiment
+from pipelines.metrics.clip_set import ClipSet
 from pipelines.reporting.leaderboard import SHOWN, badness, direction, rank, table
 from pipelines.reporting.published import PUBLISHED
 from pipelines.reporting.results import Score, find_results
@@ -58,10 +60,8 @@ def make_run(root: Path, name: str, fvd: float, protocol: str = STRICT, data: st
     write(samples / "provenance.json", {"inputs": {"vae": {"path": str(run / "elsewhere"), "hash": "x"}}})
     plan = [{"name": f"{label}-{seed}", "class": label, "seed": seed} for label in ("up", "down") for seed in (0, 1)]
     write(samples / "samples.json", plan)
-    (samples / "lossless").mkdir()
-    for number, entry in enumerate(plan):
-        video = torch.full((5, 16, 16, 3), 40 * number, dtype=torch.uint8)
-        save_file({"video": video}, samples / "lossless" / f"{entry['name']}.safetensors")
+    videos = torch.arange(4, dtype=torch.uint8).mul(40).reshape(4, 1, 1, 1, 1).expand(4, 5, 16, 16, 3)
+    write_preview(SampleSet(ClipSet.of(videos, [0, 0, 1, 1]), ("a", "b", "c", "d"), "x", "", 5), evaluation)
     return run
 
 

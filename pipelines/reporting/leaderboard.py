@@ -3,7 +3,6 @@
 Results of one data set make a table; a column holds scores of one id only. Reads what stages wrote, computes nothing.
 """
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -12,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from safetensors.torch import load_file
 
-from pipelines.metrics.clip_set import spread
-from pipelines.pictures import video_uri
+from pipelines.evaluation.preview import PREVIEW
+from pipelines.pictures import data_uri
 from pipelines.report_text import MEANINGS
 from pipelines.reporting.published import PUBLISHED
 from pipelines.reporting.results import TRAINING_STAGES, DataSet, Result, Score
-from pipelines.sampling.sample_files import sample_file
 
 # Scores that are shown, by the beginnings of their names, and which way is better; everything else is in the JSON.
 HIGHER, LOWER, ONE = "higher is better", "lower is better", "1 is best"
@@ -43,7 +40,6 @@ SHOWN = {
     "Generated videos, proxy distances to held-out clips": {"proxy_frechet": LOWER},
 }
 HIDDEN = ("psnr_", "class_accuracy_")  # of components and controls: on the page of the run
-NUM_VIDEOS, FPS = 8, 8
 
 
 def rank(results: Sequence[Result], name: str) -> list[Result]:
@@ -158,14 +154,9 @@ PART_NAMES = ("autoencoder", "Latte")
 
 
 def pictures(result: Result) -> str:
-    """A few samples in one moving picture, one after the other of the classes; "" where there are none."""
-    if result.samples is None or not (result.samples / "lossless").is_dir():
-        return ""
-    plan = json.loads((result.samples / "samples.json").read_text(encoding="utf-8"))
-    firsts = list({entry["class"]: entry for entry in reversed(plan)}.values())[::-1]
-    entries = firsts if len(firsts) > 1 else plan
-    files = [sample_file(result.samples, entries[i], "lossless") for i in spread(len(entries), NUM_VIDEOS)]
-    return video_uri([load_file(file)["video"] for file in files if file.is_file()], NUM_VIDEOS, FPS)
+    """A few of the videos that were scored in one moving picture; "" where none were."""
+    preview = result.path / PREVIEW
+    return data_uri("image/webp", preview.read_bytes()) if preview.is_file() else ""
 
 
 def render(results: Sequence[Result], compare: str, command: str) -> str:
