@@ -4,15 +4,17 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
-from faults import children, sabotage
-from faults.children import Runs, end, said, start
-from faults.trials import Outcome, fault
+from faults import children
+from faults.children import Runs
+from faults.trials import LONGEST_WAIT_SECONDS, Outcome, fault
 from proofs import cache_kills
 
 from pipelines.data import probe
@@ -28,17 +30,25 @@ GOOD = 12
 BYTES_TO_CHANGE = 20
 AVI_TOTAL_FRAMES, AVI_STREAM_LENGTH = 48, 140  # offsets of two 4-byte counts in the header of an AVI with one stream
 LIMIT_SECONDS, LIMIT_MB = 1.0, 300
-# Stands before everything else in a worker's process: a decoder that fails on files with a word in their name.
-SITE = """
-import av, ctypes
-opened = av.open
-def bad(file, *arguments, **options):
-    if "crashing" in str(file):
-        ctypes.string_at(0)
-    while "endless" in str(file):
-        pass
-    return opened(file, *arguments, **options)
-av.open = bad
+CRASHING, ENDLESS = "crashing", "endless"  # in the names of files
+# Stands before everything else in a process and in its workers: decoders that fail on files with a word in their name.
+SITE = f"""
+import av, ctypes, os
+def failing(read):
+    def bad(file, *arguments, **options):
+        name = os.path.basename(str(file))
+        if "{CRASHING}" in name:
+            ctypes.string_at(0)
+        while "{ENDLESS}" in name:
+            pass
+        return read(file, *arguments, **options)
+    return bad
+av.open = failing(av.open)
+try:
+    import decord
+    decord.VideoReader = failing(decord.VideoReader)
+except ImportError:
+    pass
 """
 
 
@@ -119,21 +129,16 @@ def decoder_fails(folder: Path, trials: int) -> Outcome:
     outcome = Outcome()
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(SITE)
-    words = (sabotage.CRASHING, sabotage.ENDLESS)
+    words = (CRASHING, ENDLESS)
     make_videos(folder / "videos", ["a.mp4", "b.mp4", *(f"{word}.mp4" for word in words)])
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder / "site"), before]))
+    failing = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder / "site"), str(ROOT)]), "OMP_NUM_THREADS": "1"}
     started = time.monotonic()
-    try:
+    with patch.dict(os.environ, failing):
         config = DataConfig(root=str(folder / "videos"), num_frames=5, resolution=32, probe_seconds=10, probe_workers=1)
         rejected = dict(build_index(config, 0).rejected)
-    finally:
-        os.environ.pop("PYTHONPATH")
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
     outcome.figures["checking, seconds"] = round(time.monotonic() - started, 1)
-    outcome.count("crashed" in rejected.get(f"{words[0]}.mp4", ""), f"{rejected}")
-    outcome.count("took longer" in rejected.get(f"{words[1]}.mp4", ""), f"{rejected}")
+    outcome.count("crashed" in rejected.get(f"{CRASHING}.mp4", ""), f"{rejected}")
+    outcome.count("took longer" in rejected.get(f"{ENDLESS}.mp4", ""), f"{rejected}")
     for word in words:
         make_videos(folder / word / "train", [f"{name}.mp4" for name in ("a", "b", "c", f"d-{word}")])
         make_videos(folder / word / "validation", ["e.mp4"], seed=9)
@@ -142,13 +147,16 @@ def decoder_fails(folder: Path, trials: int) -> Outcome:
         for stage in ("prepare_data", "train_motion", "train_vae"):
             children.run(stage, runs.arguments("base", *options), runs.log)
         for stage, workers in (("train_vae", "vae.loop.num_workers=1"), ("cache_latents", "cache.num_workers=1")):
-            name, log = f"{word} {stage}", folder / f"{word}-{stage}.log"
-            arguments = runs.fresh(name, stage, *options, workers, "vae.loop.steps=50")
+            name, arguments = f"{word} {stage}", runs.fresh(stage, stage, *options, workers, "vae.loop.steps=50")
+            command = [sys.executable, str(ROOT / "pipelines" / f"{stage}.py"), *arguments]
             started = time.monotonic()
-            codes = end(start(stage, arguments, log, sabotage="decoder_fails"))
+            ended = subprocess.run(
+                command, env=failing, capture_output=True, text=True, check=False, timeout=LONGEST_WAIT_SECONDS
+            )
             seconds = time.monotonic() - started
             outcome.figures[f"{name}, seconds"] = round(seconds, 1)
-            outcome.count(codes == [2] and f"d-{word}.mp4" in said(log) and seconds < 60, f"{name} {codes} {said(log)}")
+            is_named = ended.returncode == 2 and f"d-{word}.mp4" in ended.stderr.splitlines()[-1]
+            outcome.count(is_named and seconds < 60, f"{name} {ended.returncode}, {seconds:.0f} s: {ended.stderr}")
     return outcome
 
 
