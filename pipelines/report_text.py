@@ -40,10 +40,8 @@ MEANINGS = {
     "successive frames, in four bands of spatial frequency. Lower is better; 0 = alike.",
     "proxy_frechet_flow": "PROXY: Fréchet distance to held-out clips in statistics of the flow that the run's motion "
     "module sees between successive frames, and of what the flow leaves unexplained.",
-    "proxy_frechet_latents_motion": "PROXY: Fréchet distance to held-out clips in the energy of the whitened motion "
-    "latents of the run's autoencoder.",
-    "proxy_frechet_latents_residual": "PROXY: the same in the residual latents.",
-    "proxy_frechet_latents_video": "PROXY: the same in the latents of an autoencoder without components.",
+    "proxy_frechet_latents_residual": "PROXY: Fréchet distance to held-out clips in the energy of the whitened "
+    "residual latents of the run's autoencoder.",
     "proxy_frechet_classifier": "PROXY: Fréchet distance to held-out clips in what a small video classifier, trained "
     "on the real training clips, sees of a video, together with the class asked for.",
 }

@@ -21,7 +21,7 @@ NANO = Path(__file__).parent / "nano.yaml"
 DATA = "data.shapes={resolution: 32, num_frames: 20, train_per_class: 1, validation_per_class: 1}"
 PIXELS, MODEL = (
     {"proxy_frechet_temporal"},
-    {"proxy_frechet_flow", "proxy_frechet_latents_motion", "proxy_frechet_latents_residual"},
+    {"proxy_frechet_flow", "proxy_frechet_latents_residual"},
 )
 
 
@@ -76,7 +76,7 @@ def test_ids_differ_where_features_do(evaluation: Evaluation, tmp_path: Path) ->
 def test_what_the_models_do_not_allow_is_left_out(evaluation: Evaluation, tmp_path: Path) -> None:
     tiny_vae("plain").save_pretrained(tmp_path / "plain")
     plain = score_proxies(replace(evaluation, vae_path=tmp_path / "plain", folder=tmp_path / "a"))
-    assert {name for name in plain if not name.endswith("_record")} == PIXELS | {"proxy_frechet_latents_video"}
+    assert {name for name in plain if not name.endswith("_record")} == PIXELS
     assert {*score_proxies(replace(evaluation, vae_path=None, folder=tmp_path / "b"))} == {
         *PIXELS,
         "proxy_frechet_temporal_record",

@@ -24,6 +24,7 @@ from pipelines.run.ranks import connect
 from vae.scale_space_flow import warp
 
 BATCH, PIXELS_OF_BATCH = 16, 16 * 64 * 64  # clips at once, fewer of larger ones
+RANKING_PART = "residual"  # the latents whose distance ranks damage rightly: docs/results/metric_sanity.md
 WHITENING_CLIPS = 64  # held-out clips that say how large latents are
 
 
@@ -59,15 +60,15 @@ def open_sources(evaluation: Evaluation, held_out: ClipSet, num_frames: int) -> 
     if not isinstance(opened, OwnAutoencoder):
         return sources
     vae, side = opened.network, evaluation.config.data.resolution
-    shapes = vae.latent_shapes(tuple(vae.pad_clip(torch.empty(1, 3, num_frames, side, side, device="meta")).shape[2:]))
-    parts = [part for part in shapes if part != "keyframe"]  # a first frame knows nothing of time
-    few = held_out.spread(WHITENING_CLIPS).batches(batch_size(side))
 
     def encode(video: Tensor) -> dict[str, Tensor]:
         return vae.encode(video).latents
 
-    deviations = latent_deviations(encode, (video for video, _ in few), parts, evaluation.device)
-    sources.append(LatentFeatures(encode, deviations, identity, evaluation.device))
+    shapes = vae.latent_shapes(tuple(vae.pad_clip(torch.empty(1, 3, num_frames, side, side, device="meta")).shape[2:]))
+    if RANKING_PART in shapes:
+        few = (video for video, _ in held_out.spread(WHITENING_CLIPS).batches(batch_size(side)))
+        deviations = latent_deviations(encode, few, [RANKING_PART], evaluation.device)
+        sources.append(LatentFeatures(encode, deviations, identity, evaluation.device))
     sources += [FlowFeatures(module, warp, identity, evaluation.device) for module in vae.motion_modules()]
     return sources
 

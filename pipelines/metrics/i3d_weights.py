@@ -26,6 +26,7 @@ WHERE_FROM = {
     "i3d_pretrained_400.pt": "about 51 MB, of the projects VideoGPT and TATS",
 }
 PROXY_SEED = 16
+PROXY_TAPS = slice(2, 5)  # of 7, so that frames beyond the clip's ends, which are 0, meet few of them
 PROXY_CLIP_SHAPE = (3, 16, 112, 112)  # (c, t, h, w) of a calibration clip
 
 
@@ -54,6 +55,7 @@ class FeatureExtractor:
     def features(self, video_uint8: Tensor) -> Tensor:
         """video_uint8: (n, t, h, w, 3) uint8, t >= 9 -> (n, 400) fp32 logits on the CPU, before softmax.
 
+        Those of the proxy have length 1: it is large for a few clips, which would then decide alone.
         Raises ValueError when the clips are too short or not uint8.
         """
         if video_uint8.dtype != torch.uint8 or video_uint8.ndim != 5 or video_uint8.shape[1] < MIN_FRAMES:
@@ -64,7 +66,8 @@ class FeatureExtractor:
         device = next(self.network.parameters()).device
         batches = video_uint8.split(self.batch_size)
         with full_precision():
-            return torch.cat([self._batch_features(batch.to(device)).float().cpu() for batch in batches])
+            features = torch.cat([self._batch_features(batch.to(device)).float().cpu() for batch in batches])
+        return F.normalize(features, dim=1) if self.is_proxy else features
 
     def _batch_features(self, video_uint8: Tensor) -> Tensor:
         if self.weights_file == TORCHSCRIPT_FILE:
@@ -192,8 +195,11 @@ def calibration_clips(num_clips: int, generator: torch.Generator) -> Tensor:
 def build_proxy(bn_eps: float, num_clips: int = 3) -> InceptionI3D:
     """The same network with fixed random weights, in eval mode; it depends on `bn_eps` and a constant seed only.
 
-    He initialisation keeps the variance; batch-norm statistics are those of `calibration_clips`, so that at every layer
-    each channel has mean 0 and variance 1 before its ReLU: else deep random features of all clips are nearly parallel.
+    Random weights cannot know what a video shows, so the first layer is made to see change alone: its kernels span
+    PROXY_TAPS frames and sum to 0 over them. With whole random kernels the content of a few dozen clips hides even
+    frozen and shuffled ones (docs/results/metric_sanity.md). He initialisation keeps the variance; batch-norm
+    statistics are those of `calibration_clips`, so that at every layer each channel has mean 0 and variance 1 before
+    its ReLU: else deep random features of all clips are nearly parallel.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)  # PyTorch's own initialisation, overwritten below
@@ -205,6 +211,9 @@ def build_proxy(bn_eps: float, num_clips: int = 3) -> InceptionI3D:
                 module.weight.normal_(0.0, (2 / fan_in) ** 0.5, generator=generator)
             if isinstance(module, nn.BatchNorm3d):
                 module.momentum = None  # a plain average: after one batch, that batch's statistics
+        first = network.Conv3d_1a_7x7.conv3d.weight  # (64, 3, time, height, width)
+        taps = first[:, :, PROXY_TAPS] - first[:, :, PROXY_TAPS].mean(dim=2, keepdim=True)
+        first.zero_()[:, :, PROXY_TAPS] = taps
         network.logits.conv3d.bias.zero_()
         network.train().trunk(calibration_clips(num_clips, generator))
     return network.eval()

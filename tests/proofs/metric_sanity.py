@@ -276,13 +276,11 @@ def classifier_splits(video, labels, people, seed):
 
 
 def by_i3d(clips, work):
-    """The same for what I3D with random weights sees, on the first clip of every file: it is slow without a GPU.
+    """The same for what I3D with random weights sees.
 
     proxy_fvd16 compares other files, proxy_rfvd and proxy_rfvd_per_clip the same clips with and without damage.
     """
     extractor = load_i3d("there-are-none", precision="bf16", batch_size=4)
-    first = {file: (file, clip) for file, clip in reversed(clips)}
-    chosen = [first[file] for file in sorted(first)]
 
     class I3DFeatures:
         def __call__(self, video):
@@ -290,9 +288,9 @@ def by_i3d(clips, work):
 
     folder = work / "i3d"
     folder.mkdir(parents=True, exist_ok=True)
-    rows = {key: features_of(chosen, *key, folder, [I3DFeatures()])["features"] for key in SETS}
+    rows = {key: features_of(clips, *key, folder, [I3DFeatures()])["features"] for key in SETS}
     values = {name: {damage: [] for damage in DAMAGE} for name in OF_I3D}
-    for is_real in splits([file for file, _ in chosen]):
+    for is_real in splits([file for file, _ in clips]):
         reference = FeatureStatistics.of(rows["none", 0][is_real])
         for damage in DAMAGE:
             sets = [rows[(damage, s) if s else ("none", 0)][~is_real] for s in STRENGTHS]
