@@ -175,8 +175,6 @@ def main(folder: Path, num_videos: int, more: Sequence[str]) -> None:
         "resumed": resumed,
         "seconds_to_make_the_videos": prepared,
         "id": record["id"],
-        "value": record["value"],
-        "floor": record["floor"],
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "git_commit": git_commit(),
