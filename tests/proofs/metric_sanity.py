@@ -374,25 +374,30 @@ LEGEND = """In brackets: the share of single splits that are in order by themsel
 two halves differ by what is filmed, and that alone is the distance at strength 0.""".splitlines()
 DISCUSSION = """## What follows
 
-- Removed: `proxy_frechet_latents_keyframe`. A keyframe is one frame; it cannot know of shuffling and freezing, and
-  class mix-ups leave it as it is. The distances of motion and residual (of `video` for an autoencoder without
-  components) stay.
+- Removed: `proxy_frechet_latents_keyframe` (a keyframe is one frame; it cannot know of shuffling and freezing),
+  `..._motion` and `..._video` (an autoencoder without components). With two earlier autoencoders the last two were in
+  order, with these they are not: a metric must rank with any. The residual's stays.
+- `proxy_fvd16`, `proxy_rfvd` and `proxy_rfvd_per_clip` are of I3D with random weights whose first layer sees change
+  only, by features of length 1. With whole random kernels `proxy_fvd16` was blind to time: 2 of 5 in order, frozen
+  clips as near as moving ones, because what the two halves show decided alone. The other two compare a clip with its
+  own damaged form, so nothing else can differ.
 - Only `proxy_frechet_classifier` sees the classes. It needs classes in the data set, and a classifier that has
   learned something: its accuracy on held-out clips stands in its record. Shuffling within two frames is beyond it,
   since it reads every second frame.
 - `1 - class_accuracy` is the accuracy that `evaluate` reports, turned round so that it grows with damage; it is no
   distance. With six draws of two people it moves in steps of 2 %, so single splits are often level where the mean is
   in order.
-- The flow and temporal distances are the sharp ones: nearly every single split is in order. The latents of motion and
-  residual order the mean, but with thirty files on a side one split in two has the weakest damage out of order: read
-  a small difference in them as none.
+- The flow and temporal distances are the sharp ones: nearly every single split is in order. The residual latents order
+  the mean, but with thirty files on a side one split in two or three has the weakest damage out of order, and one in
+  four for `proxy_fvd16`: read a small difference in them as none.
 - Weaker damage than this (blur of half a pixel, noise of four levels) is below what sixty files can resolve: there
   the order depends on which files fall on which side.
 - Half of every split is the same split with its sides swapped. Without that, a side that is sharper by chance turns
   mild blur into an improvement.
 - Features were chosen on these clips too: energies of latents as logarithms, latents whitened, a floor under energies
-  so that still clips are no outliers. Means of latents over a clip, and samples of single positions instead of whole
-  clips, were tried before and ordered less.
+  so that still clips are no outliers, random kernels that see change only, features of length 1. Means of latents over
+  a clip, and samples of single positions instead of whole clips, were tried before and ordered less. Other clips may
+  order them less well than these.
 """.splitlines()
 
 
