@@ -388,7 +388,7 @@ DISCUSSION = """## What follows
   distance. With six draws of two people it moves in steps of 2 %, so single splits are often level where the mean is
   in order.
 - The flow and temporal distances are the sharp ones: nearly every single split is in order. The residual latents order
-  the mean, but with thirty files on a side one split in two or three has the weakest damage out of order, and one in
+  the mean, but with thirty files on a side up to one split in two has the weakest damage out of order, and one in
   four for `proxy_fvd16`: read a small difference in them as none.
 - Weaker damage than this (blur of half a pixel, noise of four levels) is below what sixty files can resolve: there
   the order depends on which files fall on which side.
