@@ -24,8 +24,8 @@ MEANINGS = {
     "diversity": "Mean pairwise distance of generated videos within a class over that of real clips: about 1 when "
     "faithful, 0 when one video repeats.",
     "fvd16": "Fréchet video distance over 16 frames on I3D features. Lower is better.",
-    "proxy_fvd16": "PROXY: the Fréchet video distance over 16 frames on the I3D network with fixed random weights, "
-    "because its weights file is absent. It compares runs of this project only and is no FVD.",
+    "proxy_fvd16": "PROXY: the Fréchet video distance over 16 frames on the I3D network with fixed random weights "
+    "that see change only, because its weights file is absent. It compares runs of this project only and is no FVD.",
     "kernel_distance_i3d": "Kernel distance (polynomial MMD, unbiased) of the features of fvd16: no Gaussian assumed, "
     "so it needs fewer videos. Lower is better; it may be a little below 0.",
     "inception_score_i3d": "How sure the I3D network is of a video, and how varied its answers are. Higher is better.",
@@ -113,12 +113,12 @@ def frechet_tile(videos: Mapping[str, Any]) -> dict[str, Any]:
     """The Frechet video distance, called a proxy where it is one."""
     record = frechet_record(videos)
     counts = f"{record['num_fake']} generated against {record['num_real']} real clips, {record['num_sets']} set(s)"
-    is_proxy = record["name"].startswith("proxy")
+    is_proxy, floor = record["name"].startswith("proxy"), (record.get("floor") or {}).get("value")
     return {
         "name": "Fréchet video distance, proxy" if is_proxy else "Fréchet video distance",
         "value": f"{record['value']:,.0f}" if record["value"] >= 1000 else f"{record['value']:.4g}",
         "unit": record["name"],
-        "bars": [],
+        "bars": bars([("generated", record["value"]), ("two sets of real clips", floor)], ".4g"),
         "note": f"{counts}, protocol {record['protocol']['name']}{'' if record['complete'] else ' with deviations'}."
         + (" I3D with random weights: compare it with other runs of this project only." if is_proxy else ""),
     }

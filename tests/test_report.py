@@ -46,6 +46,7 @@ SCORES = {
             "num_fake": 48,
             "num_sets": 1,
             "complete": False,
+            "floor": {"value": 900.0, "num_videos": 24},
             "protocol": {"name": "fvd16-strict"},
         },
     },
@@ -81,6 +82,7 @@ def test_the_headline_compares_and_names_the_proxy() -> None:
     assert (
         "Fréchet video distance, proxy" in tiles and "random weights" in tiles["Fréchet video distance, proxy"]["note"]
     )
+    assert [bar["text"] for bar in tiles["Fréchet video distance, proxy"]["bars"]] == ["1234", "900"]
     assert tiles["Whole chain"]["value"] == "2.0" and "2.5 GB" in tiles["Whole chain"]["note"]
 
     real = json.loads(json.dumps(SCORES))
