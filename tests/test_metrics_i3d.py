@@ -353,6 +353,15 @@ def test_proxy_features_do_not_collapse_and_bf16_agrees(tmp_path) -> None:
     assert (still - features[:1]).norm() > 0.2 * centred[:1].norm()  # motion alone moves the features
 
 
+def test_proxy_sees_change_only_and_features_have_length_1(proxy: InceptionI3D, tmp_path) -> None:
+    moving = torch.rand(1, 3, 16, 32, 32, generator=torch.Generator().manual_seed(8))
+    with torch.no_grad():  # without frames of zeros before and after the clip
+        seen, still = (proxy.Conv3d_1a_7x7.conv3d(x) for x in (moving, moving[:, :, :1].expand(-1, -1, 16, -1, -1)))
+    assert still.abs().max() < 1e-5 * seen.abs().max()
+    video = torch.randint(0, 256, (2, 9, 16, 16, 3), generator=torch.Generator().manual_seed(9), dtype=torch.uint8)
+    torch.testing.assert_close(load_i3d(tmp_path).features(video).norm(dim=1), torch.ones(2))
+
+
 def test_slices_and_copies_of_a_clip_give_equal_features(tmp_path) -> None:
     video = torch.randint(0, 256, (1, 12, 16, 16, 3), generator=torch.Generator().manual_seed(6), dtype=torch.uint8)
     extractor = load_i3d(tmp_path, precision="bf16")  # where another memory layout would round differently

@@ -7,14 +7,14 @@ from pipelines.metrics.clip_set import spread
 from pipelines.pictures import video_row
 
 PREVIEW = "samples.webp"
-NUM_VIDEOS, FPS = 8, 8
+NUM_VIDEOS, NUM_FRAMES, FPS = 8, 32, 8
 
 
 def write_preview(samples: SampleSet, folder: Path) -> None:
-    """samples.webp: the first video of each of up to eight classes, or videos spread over a set without classes."""
+    """samples.webp: the first video of each of up to eight classes, or some from all over a set without classes."""
     firsts: dict[int, int] = {}
     for position, label in enumerate(samples.clips.labels.tolist()):
         firsts.setdefault(label, position)
     positions = list(firsts.values()) if len(firsts) > 1 else range(len(samples.clips))
     chosen = samples.clips.subset([positions[i] for i in spread(len(positions), NUM_VIDEOS)])
-    (folder / PREVIEW).write_bytes(video_row([chosen[i] for i in range(len(chosen))], NUM_VIDEOS, FPS))
+    (folder / PREVIEW).write_bytes(video_row([chosen[i][:NUM_FRAMES] for i in range(len(chosen))], NUM_VIDEOS, FPS))
