@@ -21,7 +21,9 @@ def connect(device: str = "auto") -> PartialState:
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("run.device is cuda, but torch finds no CUDA device: use run.device=auto or cpu")
     if not PartialState._shared_state:
-        return PartialState(cpu=device == "cpu", timeout=LONGEST_WAIT)
+        # Without a GPU accelerate must be told so: else processes under torchrun each believe to be the only one.
+        on_cpu = device == "cpu" or not torch.accelerator.is_available()
+        return PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
     return PartialState()
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import torch
 from faults import children
 from faults.children import NANO, Runs, end, said, start
 from faults.training import torchrun, wait_for
@@ -77,6 +78,7 @@ def other_world_sizes(folder: Path, trials: int) -> Outcome:
 def under_torchrun(folder: Path, trials: int) -> Outcome:
     """Scores agree to 1 %, accuracies to one of the 16 videos."""
     outcome = Outcome()
+    device = "cpu" if torch.accelerator.is_available() else "auto"  # auto is what nearly everybody leaves
     codes = end(start("chain", [str(NANO), f"run.root={folder / 'one'}"], folder / "one.log"))
     assert codes == [0], said(folder / "one.log")
     ways = {
@@ -90,7 +92,8 @@ def under_torchrun(folder: Path, trials: int) -> Outcome:
         with outcome.trial(way):
             for stage in stages:
                 log = folder / f"{way}-{stage}.log"
-                agent = torchrun([str(NANO), f"run.root={folder / way}"], log, f"pipelines/{stage}.py")
+                arguments = [str(NANO), f"run.root={folder / way}", f"run.device={device}"]
+                agent = torchrun(arguments, log, f"pipelines/{stage}.py")
                 assert wait_for(agent) == 0, f"{stage}: {log.read_text()[-2000:]}"
             one, two = (summary(folder / name) for name in ("one", way))
             assert one.keys() == two.keys(), one.keys() ^ two.keys()
