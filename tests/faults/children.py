@@ -33,7 +33,7 @@ TRAINED = {"train_motion": "motion", "train_vae": "vae", "train_latte": "latte"}
 def start(
     stage: str, arguments: Sequence[str], log: Path, world: int = 1, sabotage: str = "", only_rank: int = -1
 ) -> list[ForkServerProcess]:
-    """`world` processes of one stage; `sabotage` names a function below, for all of them or for one."""
+    """`world` processes of one stage; `sabotage` names a function of sabotage.py, for all of them or for one."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["faults.children", "faults.sabotage", "toy_task"])
     port = free_port() if world > 1 else 0

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "configs" / "demo.yaml"
 RESULTS = ROOT / "docs" / "results" / "two_processes.json"
 SEEDS = (0, 1, 2)
+# half of each global batch of demo.yaml
 HALVES = ("motion.loop.micro_batch_size=4", "vae.loop.micro_batch_size=2", "latte.loop.micro_batch_size=16")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 HEAD = """# The demo chain in two processes
