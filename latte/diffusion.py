@@ -15,11 +15,11 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from latte.component_times import Draws, Times, counted_share, draw_component_times, draw_uniform
 from latte.embeddings import drop_labels
 from latte.latent_layout import LatentLayout
 from latte.latte import Latte
 from latte.noise_schedule import NUM_TIMESTEPS, Chain, Level, spread
+from latte.times import Draws, Times, counted_share, draw_component_times, draw_uniform
 
 Parts = dict[str, Tensor]  # {part: (b, c, t, h, w)}
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latte.component_times import Times
 from latte.diffusion import Parts, Prediction, predict
 from latte.latte import Latte
 from latte.noise_schedule import NUM_TIMESTEPS
+from latte.times import Times
 
 
 @dataclass(frozen=True)

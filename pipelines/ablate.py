@@ -1,6 +1,6 @@
 """Train a list of overlays under equal steps or equal time, and write one table:
 
-python pipelines/ablate.py configs/ablation_64.yaml configs/ablations.yaml data.root=FOLDER [key=value ...]
+python pipelines/ablate.py configs/studies/ablation_64.yaml configs/studies/ablations.yaml data.root=FOLDER [...]
 
 Writes runs/<run>/ablation.json and ablation.md after each run that ends; killed at any point, the same command goes on.
 """
@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import prepare_data, train_vae
-from pipelines.ablation.plan import (
+from pipelines.data.clip_index import SPLITS, ClipIndex
+from pipelines.inputs.index import DATA_MAY_CHANGE, index_input, open_index
+from pipelines.run.config import load_config
+from pipelines.run.folder import StageFolder, write_json, write_text
+from pipelines.run.stage import alone, main, select
+from pipelines.studies.ablation.options import AblationStudy
+from pipelines.studies.ablation.plan import (
     WITHOUT_EFFECT,
     Job,
     chosen_rows,
@@ -19,22 +25,16 @@ from pipelines.ablation.plan import (
     plan_jobs,
     row_config,
 )
-from pipelines.ablation.pool import run_jobs, say
-from pipelines.ablation.scores import scoring_options
-from pipelines.ablation.table import build_table, to_markdown
-from pipelines.ablation.timing import Timing, missing_rows, read_timing, steps_within_time
-from pipelines.data.clip_index import SPLITS, ClipIndex
-from pipelines.experiment import Experiment
-from pipelines.prepare_data import open_index
-from pipelines.run.config import load_config
-from pipelines.run.folder import StageFolder, write_json, write_text
-from pipelines.run.stage import main, select
-from pipelines.train_motion import DATA_MAY_CHANGE, index_input
+from pipelines.studies.ablation.pool import run_jobs, say
+from pipelines.studies.ablation.scores import scoring_options
+from pipelines.studies.ablation.table import build_table, to_markdown
+from pipelines.studies.ablation.timing import Timing, missing_rows, read_timing, steps_within_time
 
 STAGE = "ablate"
 
 
-def run(config: Experiment) -> None:
+@alone
+def run(config: AblationStudy) -> None:
     """Train and score what is missing of the rows of `config`."""
     rows = {name: row_config(config, name) for name in chosen_rows(config.ablation)}
     prepare_data.run(config)
@@ -64,7 +64,7 @@ def run(config: Experiment) -> None:
         print((folder.path.parent / "ablation.md").read_text(encoding="utf-8"))
 
 
-def time_rows(config: Experiment) -> Timing:
+def time_rows(config: AblationStudy) -> Timing:
     """The timing of all rows, measured where it is missing, in a process of its own while nothing else is trained."""
     timing = read_timing(config)
     missing = missing_rows(config, timing) if config.ablation.timing_rounds else []
@@ -84,7 +84,7 @@ def check_same(job: Job) -> None:
         return
     remedy = "choose another run.name=, or remove the folder to make it again"
     try:
-        before = load_config(Experiment, [str(file)], file)  # options that are new since then have their defaults
+        before = load_config(AblationStudy, [str(file)], file)  # options that are new since then have their defaults
     except ValueError as error:
         raise ValueError(f"{job.path} was made by another version of the code ({error}); {remedy}") from error
     changed = [
@@ -95,7 +95,7 @@ def check_same(job: Job) -> None:
         raise ValueError(f"{job.path} was made with other settings: {', '.join(changed)}; {remedy}")
 
 
-def share_index(job: Job, config: Experiment) -> None:
+def share_index(job: Job, config: AblationStudy) -> None:
     """Let a run use the clip index of the ablation: all runs see the same clips, checked once."""
     job.path.mkdir(parents=True, exist_ok=True)
     link = job.path / prepare_data.STAGE
@@ -124,7 +124,7 @@ def describe_data(index: ClipIndex) -> dict[str, Any]:
     return {"fingerprint": index.fingerprint, "train": len(splits["train"]), "validation": splits["validation"]}
 
 
-def describe(config: Experiment) -> str:
+def describe(config: AblationStudy) -> str:
     """For run.dry_run: what every row trains."""
     rows = {name: row_config(config, name) for name in chosen_rows(config.ablation)}
     texts = [f"{name}: {train_vae.describe(changed)}" for name, changed in rows.items()]
@@ -132,4 +132,4 @@ def describe(config: Experiment) -> str:
 
 
 if __name__ == "__main__":
-    main(STAGE, run, Experiment, ("data", "motion", "vae", "ablation", "run"), describe)
+    main(STAGE, run, AblationStudy, ("data", "motion", "vae", "ablation", "run"), describe)

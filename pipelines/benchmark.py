@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from pipelines.benchmarks import cache_speed, latte_speed, vae_speed
-from pipelines.experiment import Experiment
 from pipelines.run.stage import main
+from pipelines.studies.benchmarks import cache_speed, latte_speed, vae_speed
+from pipelines.studies.benchmarks.options import Benchmark
 
 STAGE = "benchmark"
 DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "kinetics400_256.yaml"
 # Kind -> what measures it, what it says in a dry run, and the sections that it reads.
-KINDS: dict[str, tuple[Callable[[Experiment], None], Callable[[Experiment], str], tuple[str, ...]]] = {
+KINDS: dict[str, tuple[Callable[[Benchmark], None], Callable[[Benchmark], str], tuple[str, ...]]] = {
     vae_speed.KIND: (vae_speed.run, vae_speed.describe, ("benchmark", "vae", "run")),
     cache_speed.KIND: (cache_speed.run, cache_speed.describe, ("benchmark", "vae", "cache", "latte", "run")),
     latte_speed.KIND: (latte_speed.run, latte_speed.describe, ("benchmark", "run")),
@@ -32,7 +32,7 @@ def benchmark(arguments: Sequence[str]) -> NoReturn:
     if not any(argument.startswith("run.name=") for argument in given):
         given.append(f"run.name={STAGE}")
     run, describe, sections = KINDS[kind]
-    main(kind, run, Experiment, sections, describe, given, f"pipelines/{STAGE}.py {kind}", DEFAULT_CONFIG)
+    main(kind, run, Benchmark, sections, describe, given, f"pipelines/{STAGE}.py {kind}", DEFAULT_CONFIG)
 
 
 if __name__ == "__main__":

@@ -22,25 +22,25 @@ import torch
 from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
-from pipelines.data.clip_dataset import FixedClips, preprocessing
+from pipelines.data.clip_dataset import FixedClips
 from pipelines.data.clip_index import SPLITS, ClipIndex
-from pipelines.data.latent_cache import LatentCache
 from pipelines.data.latent_cache_writer import LatentCacheWriter
 from pipelines.data.latent_rgb import small_frames
 from pipelines.data.read_watch import ReadWatch, read_ahead
-from pipelines.experiment import Experiment
-from pipelines.prepare_data import open_index
-from pipelines.run.checkpoint import hash_folder
-from pipelines.run.folder import StageFolder, resolve_model
+from pipelines.inputs.cache import fixed_clips, provenance
+from pipelines.inputs.experiment import Experiment
+from pipelines.inputs.index import DATA_MAY_CHANGE, index_input, open_index
+from pipelines.inputs.models import resolve_model
+from pipelines.inputs.precision import autocast
+from pipelines.inputs.run_paths import run_path
+from pipelines.run.folder import StageFolder
+from pipelines.run.hashes import hash_folder
 from pipelines.run.ranks import connect, wait
 from pipelines.run.stage import main, select
-from pipelines.train_motion import DATA_MAY_CHANGE, index_input
-from pipelines.train_vae import run_path
 from vae.interface import VideoAutoencoder
 from vae.registry import load_autoencoder
 
 STAGE = "cache_latents"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MAY_CHANGE = ("cache.vae", "cache.num_workers", "cache.job", "cache.num_jobs")
 EncodedClip = tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], torch.Tensor]  # moments and `small_frames`
 
@@ -97,14 +97,6 @@ def may_finish(folder: StageFolder, writer: LatentCacheWriter, num_jobs: int) ->
 def splits_of(index: ClipIndex) -> list[str]:
     """The splits that hold clips, training first."""
     return [split for split in SPLITS if any(entry.split == split for entry in index.entries)]
-
-
-def fixed_clips(config: Experiment, index: ClipIndex, split: str) -> FixedClips:
-    """The clips of a split in the order of the cache; crops and mirror images are made of training clips only."""
-    if split == "train":
-        crops, mirror = config.cache.crops_per_clip, config.data.flip
-        return FixedClips(index, config.data, split, config.cache.clips_per_video, crops, mirror)
-    return FixedClips(index, config.data, split, config.cache.clips_per_video)
 
 
 def write_shards(
@@ -190,30 +182,6 @@ def stack(clips: Sequence[EncodedClip]) -> EncodedClip:
         return torch.cat(means), torch.cat(logvars)
 
     return {part: both(part) for part in clips[0][0]}, torch.cat([rgb for _, rgb in clips])
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context of a stage's `precision` option. ValueError for an unknown one."""
-    if precision not in DTYPES:
-        raise ValueError(f"precision is {precision!r}, expected one of {', '.join(DTYPES)}")
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def provenance(config: Experiment, index: ClipIndex) -> dict[str, object]:
-    """What a cache depends on: the hash of the autoencoder, of the index, and the preprocessing."""
-    vae_path = resolve_model(config.cache.vae, run_path(config), "train_vae")
-    options = {
-        name: getattr(config.cache, name) for name in ("clips_per_video", "crops_per_clip", "precision", "storage")
-    }
-    made_by = {**preprocessing(config.data), **options, "flip": config.data.flip}
-    return {"vae": hash_folder(vae_path), "index": index.fingerprint, "preprocessing": made_by}
-
-
-def open_cache(config: Experiment, index: ClipIndex) -> LatentCache:
-    """The latent cache of the run; ValueError when it was made from another autoencoder, data set or preprocessing."""
-    cache = LatentCache(run_path(config) / STAGE / "latents", verify=False)
-    cache.check(**provenance(config, index))
-    return cache
 
 
 def describe(config: Experiment) -> str:

@@ -153,7 +153,7 @@ def import_all(modules: Sequence[str]) -> dict[str, str]:
     """Import modules in a process that may crash; {module: reason} of those that fail."""
     failed, left = {}, list(modules)
     while left:
-        child = run_child([str(ROOT / "pipelines" / "health" / "imports.py"), *left])
+        child = run_child([str(ROOT / "pipelines" / "parts" / "doctor" / "imports.py"), *left])
         answers = [json.loads(line) for line in child.stdout.splitlines()]
         failed |= {answer["module"]: answer["error"] for answer in answers if answer["error"]}
         left = left[len(answers) :]
@@ -182,8 +182,8 @@ def check_imports(packages: Sequence[tuple[str, str, bool]]) -> Iterator[Finding
 
 
 def ask_machine(arguments: Sequence[str]) -> dict[str, Any]:
-    """What pipelines.health.machine answers; {"error": reason} under each name where it ends without an answer."""
-    child = run_child(["-m", "pipelines.health.machine", *arguments])
+    """What parts/doctor/machine.py answers; {"error": reason} under each name where it ends without an answer."""
+    child = run_child(["-m", "pipelines.parts.doctor.machine", *arguments])
     lines = child.stdout.strip().splitlines()
     if child.returncode == 0 and lines:
         answers: dict[str, Any] = json.loads(lines[-1])

@@ -12,28 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.data.clip_index import ClipIndex
-from pipelines.evaluation.autoencoders import find_autoencoder
-from pipelines.evaluation.class_scores import score_classes
-from pipelines.evaluation.context import Evaluation, SampleSet, digest
-from pipelines.evaluation.frame_scores import score_frames
-from pipelines.evaluation.generation import score_frechet
-from pipelines.evaluation.pipeline_samples import is_pipeline, sample_pipeline
-from pipelines.evaluation.preview import write_preview
-from pipelines.evaluation.proxy_scores import score_proxies
-from pipelines.evaluation.reconstruction import crop_like, rfvd_extractor, score_reconstruction
-from pipelines.evaluation.sample_sources import read_folder, read_sample_set
-from pipelines.experiment import Experiment
-from pipelines.metrics.clip_set import spread
-from pipelines.prepare_data import open_index
-from pipelines.run.checkpoint import hash_folder
+from pipelines.inputs.experiment import Experiment
+from pipelines.inputs.index import index_input, open_index
+from pipelines.inputs.models import model_paths
+from pipelines.inputs.run_paths import run_path
+from pipelines.inputs.samples import sample_folder
+from pipelines.inputs.scores import score_name
+from pipelines.parts.evaluate.autoencoders import find_autoencoder
+from pipelines.parts.evaluate.class_scores import score_classes
+from pipelines.parts.evaluate.context import Evaluation, SampleSet
+from pipelines.parts.evaluate.frame_scores import score_frames
+from pipelines.parts.evaluate.generation import score_frechet
+from pipelines.parts.evaluate.pipeline_samples import is_pipeline, sample_pipeline
+from pipelines.parts.evaluate.preview import write_preview
+from pipelines.parts.evaluate.proxy_scores import score_proxies
+from pipelines.parts.evaluate.reconstruction import rfvd_extractor, score_reconstruction
+from pipelines.parts.evaluate.sample_sources import read_folder, read_sample_set
 from pipelines.run.folder import StageFolder, write_json
+from pipelines.run.hashes import digest, hash_folder
 from pipelines.run.ranks import connect, wait
 from pipelines.run.stage import main, select
-from pipelines.sample import model_paths, sample_folder
-from pipelines.train_motion import index_input
-from pipelines.train_vae import run_path
-
-__all__ = ["STAGE", "crop_like", "run", "score_name", "spread"]
 
 STAGE = "evaluate"
 # Scores of generated videos: each adds {name: value} and {name_record: what defines it}. Features are shared by all
@@ -128,16 +126,6 @@ def inputs(
     if config.evaluate.vae and vae_path:
         found |= {"vae": {"path": str(vae_path), "hash": hash_folder(vae_path)}}
     return found
-
-
-def score_name(config: Experiment) -> str:
-    """Folder name of the scores: what is scored, and a digest of the options of `evaluate`."""
-    options = config.evaluate
-    if options.samples or options.vae:
-        name = Path(options.samples or options.vae).resolve().name
-    else:
-        name = sample_folder(config).name
-    return f"{name}-{digest(select(config, ('evaluate',))['evaluate'])[:6]}"
 
 
 def with_nothing(find: Callable[[], Path]) -> Path | None:

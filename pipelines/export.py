@@ -1,7 +1,7 @@
 """Write a diffusers pipeline: python pipelines/export.py [CONFIG.yaml ...] [key=value ...]
 
 Latte + autoencoder -> export.folder/package (needs this project) and export.folder/self_contained (brings its code, for
-anybody with diffusers), each with a model card. In Python: `pipelines.deco_latte.DecoLattePipeline`.
+anybody with diffusers), each with a model card. In Python: `pipelines.inputs.deco_latte.DecoLattePipeline`.
 """
 
 import sys
@@ -12,22 +12,25 @@ import torch
 
 from latte.latte import Latte
 from latte.sampler import SamplerConfig
-from pipelines.deco_latte import DecoLattePipeline, name_sources
-from pipelines.experiment import Experiment, SampleSection
-from pipelines.exporting.bundle import bundle, file_name, requirements
-from pipelines.exporting.model_card import write_card
-from pipelines.exporting.schedulers import build_scheduler
-from pipelines.run.checkpoint import hash_folder, publish
+from pipelines.inputs.deco_latte import DecoLattePipeline, name_sources
+from pipelines.inputs.experiment import Experiment
+from pipelines.inputs.models import load_latte, model_paths
+from pipelines.inputs.pipeline_schedulers import build_scheduler
+from pipelines.inputs.run_paths import run_path
+from pipelines.inputs.samples import sampler_settings
+from pipelines.parts.export.bundle import bundle, file_name, requirements
+from pipelines.parts.export.model_card import write_card
+from pipelines.run.checkpoint import publish
 from pipelines.run.folder import StageFolder
-from pipelines.run.stage import main, select
-from pipelines.sample import load_latte, model_paths, sampler_settings
-from pipelines.train_vae import run_path
+from pipelines.run.hashes import hash_folder
+from pipelines.run.stage import alone, main, select
 from vae.registry import load_autoencoder
 
 STAGE = "export"
 LAYOUTS = ("package", "self_contained")
 
 
+@alone
 def run(config: Experiment) -> None:
     """Write both layouts; folders of an earlier export are replaced."""
     latte_path, vae_path = model_paths(config)
@@ -40,7 +43,7 @@ def run(config: Experiment) -> None:
     with stage.open(select(config, ("sample", "export", "run")), may_change=("*",)):
         model = load_latte(latte_path, torch.device("cpu"), config.sample.ema_length)
         pipeline = build_pipeline(model, vae_path, sampler_settings(config))
-        changed = sampled_otherwise(config.sample, sampler_settings(config).method_for(model))
+        changed = sampled_otherwise(config, sampler_settings(config).method_for(model))
         for difference in changed:
             print(f"{STAGE}: {difference}", file=sys.stderr)
         for layout in LAYOUTS:
@@ -71,8 +74,9 @@ def build_pipeline(model: Latte, vae_path: Path, settings: SamplerConfig) -> Dec
     return DecoLattePipeline(model, load_autoencoder(vae_path), scheduler, sampling=sampling)
 
 
-def sampled_otherwise(options: SampleSection, method: str) -> list[str]:
+def sampled_otherwise(config: Experiment, method: str) -> list[str]:
     """In what the pipeline samples otherwise than `sample.py` does with these options, in sentences."""
+    options = config.sample
     notes = []
     if method == "heun":
         notes.append(

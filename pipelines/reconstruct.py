@@ -16,22 +16,30 @@ from typing import Any
 from tqdm import tqdm
 
 from pipelines.data.video_sources import ReadError, Unreadable, VideoSource, find_sources, indexed_sources
-from pipelines.evaluation.extractor import open_extractor
-from pipelines.experiment import Experiment
+from pipelines.inputs.experiment import Experiment
+from pipelines.inputs.extractor import open_extractor
+from pipelines.inputs.index import open_index
+from pipelines.inputs.models import resolve_model
+from pipelines.inputs.run_paths import run_path
 from pipelines.metrics.frame_quality import load_lpips, lpips_available
 from pipelines.metrics.reconstruction_protocols import find_protocols
-from pipelines.prepare_data import open_index
-from pipelines.reconstruction.exchange import exchange_components
-from pipelines.reconstruction.files import SAVED, reconstruct_file
-from pipelines.reconstruction.folders import STAGE, check_cache, file_folder, printable, results_folder, weights_found
-from pipelines.reconstruction.latent_map import draw_latent_map
-from pipelines.reconstruction.pages import printed_table, summarise, write_page
-from pipelines.reconstruction.scores import Scoring
+from pipelines.parts.reconstruct.exchange import exchange_components
+from pipelines.parts.reconstruct.files import SAVED, reconstruct_file
+from pipelines.parts.reconstruct.folders import (
+    STAGE,
+    check_cache,
+    file_folder,
+    printable,
+    results_folder,
+    weights_found,
+)
+from pipelines.parts.reconstruct.latent_map import draw_latent_map
+from pipelines.parts.reconstruct.pages import printed_table, summarise, write_page
+from pipelines.parts.reconstruct.scores import Scoring
 from pipelines.run.checkpoint import publish
-from pipelines.run.folder import StageFolder, resolve_model, write_json
+from pipelines.run.folder import StageFolder, write_json
 from pipelines.run.ranks import choose_device
-from pipelines.run.stage import main
-from pipelines.train_vae import run_path
+from pipelines.run.stage import alone, main
 from vae.registry import load_autoencoder
 
 # What decides about the files of one source; the latent map and exchanges have folders of their own.
@@ -41,6 +49,7 @@ FILE_OPTIONS = (
 )
 
 
+@alone
 def run(config: Experiment) -> None:
     """Reconstruct what is not reconstructed yet; draw the latent map; exchange components where two files are named."""
     options = config.reconstruct

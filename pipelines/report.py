@@ -15,17 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import Tensor
 
-from pipelines.curves import PANELS, draw_curves
 from pipelines.data.clip_dataset import FixedClips, collate
 from pipelines.data.clip_index import ClipIndex
-from pipelines.data.video_file import to_uint8, write_gif
-from pipelines.evaluate import STAGE as EVALUATE
-from pipelines.evaluate import crop_like, score_name, spread
-from pipelines.experiment import Experiment, training_stages
-from pipelines.pictures import (
+from pipelines.data.pages import page_environment
+from pipelines.data.pictures import (
     FLOW_RANGE_PIXELS,
     RESIDUAL_GAIN,
     component_videos,
@@ -38,20 +33,28 @@ from pipelines.pictures import (
     tile,
     video_uri,
 )
-from pipelines.prepare_data import open_index
-from pipelines.report_text import CURVES, MEANINGS, frechet_record, headline
-from pipelines.reporting import leaderboard
-from pipelines.reporting.results import find_results
+from pipelines.data.video_file import to_uint8, write_gif
+from pipelines.inputs.experiment import Experiment, training_stages
+from pipelines.inputs.index import open_index
+from pipelines.inputs.models import model_paths
+from pipelines.inputs.run_paths import run_path
+from pipelines.inputs.samples import read_samples, sample_folder
+from pipelines.inputs.scores import score_name
+from pipelines.metrics.clip_set import spread
+from pipelines.metrics.meanings import MEANINGS
+from pipelines.parts.report import leaderboard
+from pipelines.parts.report.curves import PANELS, draw_curves
+from pipelines.parts.report.results import find_results
+from pipelines.parts.report.texts import CURVES, frechet_record, headline
 from pipelines.run.config import to_yaml
 from pipelines.run.folder import StageFolder, write_json, write_text
 from pipelines.run.ranks import choose_device
-from pipelines.run.stage import main, select
-from pipelines.sample import model_paths, sample_folder
-from pipelines.sampling.sample_files import read_samples
-from pipelines.train_vae import run_path
+from pipelines.run.stage import alone, main, select
+from vae.interface import crop
 from vae.registry import load_autoencoder
 
-STAGE = "report"
+STAGE, EVALUATE = "report", "evaluate"
+TEMPLATES = Path(__file__).parent / "parts" / "report"
 LEADERBOARD = "leaderboard"  # below run.root
 SECTIONS = ("data", "motion", "vae", "cache", "latte", "sample", "evaluate", "run")
 SUMMARY = {
@@ -71,6 +74,7 @@ GIF_CLIPS, GIF_CLASSES, GIF_BYTES = 3, 8, 1_000_000
 GIF_CELLS, GIF_COLUMNS = (96, 72, 48), (4, 3, 2)  # tried in turn until a GIF is small enough
 
 
+@alone
 def run(config: Experiment) -> None:
     """Write the leaderboard of report.runs, or the page, the summary and the pictures of exactly this configuration."""
     if config.report.runs:
@@ -164,7 +168,7 @@ def decode_components(config: Experiment, index: ClipIndex) -> list[tuple[str, d
     for clip in (clips[i] for i in spread(len(clips), NUM_CLIPS)):
         video = collate([clip])["video"]
         components = vae.decode_components(vae.pad_clip(video).to(device))
-        cropped = {name: crop_like(component.cpu(), video)[0] for name, component in components.items()}
+        cropped = {name: crop(component.cpu(), video.shape[2:])[0] for name, component in components.items()}
         shown.append((str(clip["path"]), component_videos(cropped, video[0])))
     return shown
 
@@ -195,9 +199,6 @@ def render(
     rows: list[tuple[str, list[Tensor], list[Tensor]]],
 ) -> str:
     """The page as HTML: every picture inside, no request to anywhere. Videos are (t, h, w, 3) uint8."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, undefined=StrictUndefined
-    )
     data = config.data
     curves = [
         {"stage": stage, "meaning": CURVES[stage], "source": data_uri("image/svg+xml", svg.encode())}
@@ -206,36 +207,40 @@ def render(
     ]
     counts = [sum(entry.split == split for entry in index.entries) for split in ("train", "validation")]
     has_motion = "motion" in components[0][1]
-    return environment.get_template("report.html.jinja").render(
-        title=config.run.name,
-        subtitle=f"Decoupled latent video diffusion on {counts[0]} training and {counts[1]} held-out files"
-        f"{f' of {len(index.classes)} classes' if index.classes else ''}; clips of {data.num_frames} frames, "
-        f"{data.resolution}\u00a0×\u00a0{data.resolution} pixels; {config.vae.name} and Latte {config.latte.size}.",
-        tiles=headline(scores, stages, len(index.classes)),
-        component_names=list(components[0][1]),
-        clips=[
-            {"name": name, "source": video_uri(list(shown.values()), len(shown), config.sample.fps)}
-            for name, shown in components
-        ],
-        wheel=data_uri("image/png", png(flow_wheel(144))) if has_motion else "",
-        sample=config.sample,
-        flow_range=f"{FLOW_RANGE_PIXELS:g}",
-        residual_gain=f"{RESIDUAL_GAIN:g}",
-        classes=[
-            {
-                "name": name,
-                "generated": video_uri(generated[:VIDEOS_PER_CLASS], VIDEOS_PER_CLASS, config.sample.fps),
-                "real": video_uri(real, VIDEOS_PER_CLASS, config.sample.fps) if real else "",
-            }
-            for name, generated, real in rows
-        ],
-        curves=curves,
-        scores=score_table(scores),
-        frechet=frechet_record(scores["generation"]),
-        scores_file=f"{EVALUATE}/{score_name(config)}/scores.json",
-        command=shlex.join(["python", *sys.argv]),
-        stages=[{"name": stage, **entry} for stage, entry in stages.items()],
-        config=to_yaml(config),
+    return (
+        page_environment(TEMPLATES)
+        .get_template("report.html.jinja")
+        .render(
+            title=config.run.name,
+            subtitle=f"Decoupled latent video diffusion on {counts[0]} training and {counts[1]} held-out files"
+            f"{f' of {len(index.classes)} classes' if index.classes else ''}; clips of {data.num_frames} frames, "
+            f"{data.resolution}\u00a0×\u00a0{data.resolution} pixels; {config.vae.name} and Latte {config.latte.size}.",
+            tiles=headline(scores, stages, len(index.classes)),
+            component_names=list(components[0][1]),
+            clips=[
+                {"name": name, "source": video_uri(list(shown.values()), len(shown), config.sample.fps)}
+                for name, shown in components
+            ],
+            wheel=data_uri("image/png", png(flow_wheel(144))) if has_motion else "",
+            sample=config.sample,
+            flow_range=f"{FLOW_RANGE_PIXELS:g}",
+            residual_gain=f"{RESIDUAL_GAIN:g}",
+            classes=[
+                {
+                    "name": name,
+                    "generated": video_uri(generated[:VIDEOS_PER_CLASS], VIDEOS_PER_CLASS, config.sample.fps),
+                    "real": video_uri(real, VIDEOS_PER_CLASS, config.sample.fps) if real else "",
+                }
+                for name, generated, real in rows
+            ],
+            curves=curves,
+            scores=score_table(scores),
+            frechet=frechet_record(scores["generation"]),
+            scores_file=f"{EVALUATE}/{score_name(config)}/scores.json",
+            command=shlex.join(["python", *sys.argv]),
+            stages=[{"name": stage, **entry} for stage, entry in stages.items()],
+            config=to_yaml(config),
+        )
     )
 
 

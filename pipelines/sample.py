@@ -5,10 +5,7 @@ folder below runs/<run>/sample/, so that no set of videos overwrites another; th
 `torchrun` shares it among processes: a video depends on its class and seed, and on nothing else.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -18,27 +15,24 @@ from tqdm import tqdm
 
 from latte.diffusion import Parts
 from latte.latte import Latte
-from latte.sampler import Callback, SamplerConfig, generate, interpolate_noise
-from pipelines.cache_latents import autocast
+from latte.sampler import Callback, generate, interpolate_noise
 from pipelines.data.video_file import to_float, to_uint8
-from pipelines.experiment import Experiment
-from pipelines.run.checkpoint import hash_folder
-from pipelines.run.config import to_dict
-from pipelines.run.ema_snapshots import averaged_weights
-from pipelines.run.folder import StageFolder, resolve_model, write_json
+from pipelines.inputs.experiment import Experiment
+from pipelines.inputs.first_frame import encode_first_frame, frame_size, read_first_frame
+from pipelines.inputs.models import load_latte
+from pipelines.inputs.precision import autocast
+from pipelines.inputs.run_paths import run_path
+from pipelines.inputs.samples import NOT_IN_NAME, sample_inputs, sampler_settings, set_name
+from pipelines.parts.sample.files import FORMATS, is_complete, write_grid, write_sample
+from pipelines.parts.sample.plan import plan_samples
+from pipelines.parts.sample.previews import preview_writer
+from pipelines.run.folder import StageFolder, write_json
 from pipelines.run.ranks import connect, wait
 from pipelines.run.stage import main, select
-from pipelines.sampling.first_frame import encode_first_frame, frame_size, hash_first_frames, read_first_frame
-from pipelines.sampling.plan import plan_samples
-from pipelines.sampling.previews import preview_writer
-from pipelines.sampling.sample_files import FORMATS, is_complete, write_grid, write_sample
-from pipelines.train_vae import run_path
 from vae.interface import VideoAutoencoder
 from vae.registry import load_autoencoder
 
 STAGE = "sample"
-# Options that change how the videos are made or stored, not which ones; what the paths name enters by its content.
-NOT_IN_NAME = ("batch_size", "save", "fps", "preview_every", "vae", "latte", "guide", "first_frame")
 
 
 def run(config: Experiment) -> None:
@@ -73,62 +67,6 @@ def run(config: Experiment) -> None:
             write_grid(folder.path, plan, config)
             folder.finish({"videos": len(plan)})
             print(f"{STAGE}: {len(plan)} videos in {folder.path}, all together in {folder.path / 'grid.gif'}")
-
-
-def model_paths(config: Experiment) -> tuple[Path, Path]:
-    """The folders of the Latte and of the autoencoder that decodes for it."""
-    run_folder = run_path(config)
-    latte = resolve_model(config.sample.latte, run_folder, "train_latte", config.sample.weights)
-    return latte, resolve_model(config.sample.vae or config.cache.vae, run_folder, "train_vae")
-
-
-def sample_inputs(config: Experiment) -> dict[str, dict[str, str]]:
-    """What the videos are made from, {name: {"path", "hash"}}: latte, vae and, where they are named, guide and first
-    frame."""
-    latte, vae = model_paths(config)
-    models = {"latte": latte, "vae": vae}
-    if config.sample.guide:
-        weights = config.sample.weights
-        models["guide"] = resolve_model(config.sample.guide, run_path(config), "train_latte", weights)
-    inputs = {name: {"path": str(path), "hash": hash_folder(path)} for name, path in models.items()}
-    if first_frame := config.sample.first_frame:
-        inputs["first frame"] = {"path": first_frame, "hash": hash_first_frames(first_frame)}
-    return inputs
-
-
-def load_latte(path: Path, device: torch.device, ema_length: float = 0.0) -> Latte:
-    """The Latte of a `save_pretrained` folder, in eval mode.
-
-    ema_length: its weights averaged over this share of the training instead, from the snapshots beside the folder;
-    0 = as they are there. Raises ValueError where there are none.
-    """
-    model = Latte.from_pretrained(path, use_safetensors=True, low_cpu_mem_usage=False).eval()
-    if ema_length:
-        model.load_state_dict(averaged_weights(path.parent, ema_length))
-    return model.to(device)
-
-
-def set_name(config: Experiment) -> str:
-    """Folder name of a set of samples: the options people look for, and a digest of all of them and of the inputs."""
-    sample = config.sample
-    options = {name: value for name, value in to_dict(sample).items() if name not in NOT_IN_NAME}
-    hashes = [entry["hash"] for entry in sample_inputs(config).values()]
-    digest = hashlib.sha256(json.dumps([options, hashes], sort_keys=True).encode()).hexdigest()
-    kind = "first_frame-" * bool(sample.first_frame) + "interpolation-" * bool(sample.interpolate)
-    return f"{kind}guidance{sample.guidance_scale:g}-steps{sample.steps}-seed{sample.seed}-{digest[:8]}"
-
-
-def sample_folder(config: Experiment) -> Path:
-    """Where the samples of exactly this configuration stand; ValueError when they are not there or not complete."""
-    path = run_path(config) / STAGE / set_name(config)
-    if not (path / "done.json").exists():
-        raise ValueError(f"there are no samples of this configuration ({path}): run python pipelines/sample.py with it")
-    return path
-
-
-def sampler_settings(config: Experiment) -> SamplerConfig:
-    """The options of the section `sample` that the sampler reads."""
-    return SamplerConfig(**{field.name: getattr(config.sample, field.name) for field in fields(SamplerConfig)})
 
 
 @torch.no_grad()

@@ -13,27 +13,25 @@ from latte.blocks import LatteBlock
 from latte.config import LatteArchitecture, LatteConfig
 from latte.latte import Latte
 from latte.official_checkpoint import load_official_latte
-from latte.sampler import SamplerConfig, generate
 from latte.trainer import LatteTask
-from pipelines.cache_latents import open_cache
 from pipelines.data.latent_cache import LatentCache
-from pipelines.data.video_file import to_uint8, write_gif
-from pipelines.experiment import Experiment
-from pipelines.pictures import label_rows, tile
-from pipelines.prepare_data import open_index
-from pipelines.run.checkpoint import hash_file, hash_folder
+from pipelines.inputs.cache import open_cache
+from pipelines.inputs.experiment import Experiment
+from pipelines.inputs.index import DATA_MAY_CHANGE, open_index
+from pipelines.inputs.models import CHECKPOINT_SUFFIXES, planned_latte, resolve_model, take_weights
+from pipelines.inputs.run_paths import run_path
+from pipelines.parts.train_latte.previews import write_preview
 from pipelines.run.compilation import compile_blocks
-from pipelines.run.folder import StageFolder, resolve_model
-from pipelines.run.loop import may_change, train
+from pipelines.run.folder import StageFolder
+from pipelines.run.hashes import hash_file, hash_folder
+from pipelines.run.loop import train
 from pipelines.run.random_keys import key
 from pipelines.run.ranks import connect
 from pipelines.run.stage import main, select
-from pipelines.train_motion import CHECKPOINT_SUFFIXES, DATA_MAY_CHANGE, run_path, take_weights
-from vae.registry import build_autoencoder, load_autoencoder
+from pipelines.run.task import may_change
 
 STAGE = "train_latte"
 VALIDATION_BATCH = 32
-PREVIEW_STEPS = 20
 # Options of the section that change what is drawn or scored on the way, not what is trained.
 MAY_CHANGE = (
     "latte.validation_clips",
@@ -105,38 +103,6 @@ def validation_batches(cache: LatentCache, count: int) -> Iterator[dict]:
         for start in range(0, len(chosen), VALIDATION_BATCH):
             clips = [positions[i] for i in chosen[start : start + VALIDATION_BATCH]]
             yield {"latents": cache.latents(clips), "label": cache.labels[clips]}
-
-
-@torch.no_grad()
-def write_preview(model: Latte, config: Experiment, folder: Path, step: int) -> None:
-    """One GIF: a row of samples per class, always with the same seeds."""
-    vae = load_autoencoder(resolve_model(config.cache.vae, run_path(config), "train_vae")).to(model.device)
-    classes = list(range(min(config.latte.preview_classes, model.num_classes))) or [-1]
-    labels = [label for label in classes for _ in range(config.latte.preview_per_class)]
-    can_guide = model.num_classes and model.architecture.label_dropout
-    guidance_scale = config.sample.guidance_scale if can_guide else 1.0
-    settings = SamplerConfig(steps=PREVIEW_STEPS, guidance_scale=guidance_scale)
-    videos = []
-    for sample in generate(model, labels, range(len(labels)), settings, len(labels), model.device):
-        latents = {part: latent.unsqueeze(0).to(model.device) for part, latent in sample["latents"].items()}
-        videos.append(to_uint8(vae.decode(latents)[0].cpu()))
-    per_row = config.latte.preview_per_class
-    grid = tile([videos[start : start + per_row] for start in range(0, len(videos), per_row)])
-    names = [model.architecture.classes[label] if label >= 0 else "" for label in classes]
-    write_gif(folder / f"step-{step:08d}.gif", label_rows(grid, names, videos[0].shape[1]), config.sample.fps)
-
-
-def planned_latte(config: Experiment) -> Latte:
-    """The model that would be trained, without values; the latents' shapes come from the configured autoencoder."""
-    with torch.device("meta"):
-        vae = build_autoencoder(config.vae)
-        clip = (config.data.num_frames, config.data.resolution, config.data.resolution)
-        parts = {
-            part: {"shape": list(shape), "mean": [0.0] * shape[0], "std": [1.0] * shape[0]}
-            for part, shape in vae.latent_shapes(clip).items()
-        }
-        options = {field.name: getattr(config.latte, field.name) for field in fields(LatteConfig)}
-        return Latte(asdict(LatteArchitecture.build(LatteConfig(**options), parts, [])))
 
 
 def describe(config: Experiment) -> str:

@@ -3,30 +3,22 @@
 Clips + motion module -> autoencoder; two-phase decoupled adaptation (DeCo-VAE 3.3), validation PSNR, pictures.
 """
 
-from pathlib import Path
-
 import torch
 
 from pipelines.data.clip_index import ClipIndex
-from pipelines.experiment import Experiment
-from pipelines.pictures import component_videos, film_strip, write_png
-from pipelines.prepare_data import open_index
-from pipelines.run.checkpoint import hash_folder
+from pipelines.inputs.clips import fixed_batches, training_batches
+from pipelines.inputs.experiment import Experiment
+from pipelines.inputs.index import DATA_MAY_CHANGE, index_input, open_index
+from pipelines.inputs.models import load_motion_module, resolve_model, take_weights
+from pipelines.inputs.run_paths import run_path
+from pipelines.parts.train_vae.previews import write_preview
 from pipelines.run.compilation import compile_blocks
-from pipelines.run.folder import StageFolder, resolve_model
-from pipelines.run.loop import may_change, train
+from pipelines.run.folder import StageFolder
+from pipelines.run.hashes import hash_folder
+from pipelines.run.loop import train
 from pipelines.run.random_keys import key
 from pipelines.run.stage import main, select
-from pipelines.train_motion import (
-    DATA_MAY_CHANGE,
-    NUM_PREVIEW_CLIPS,
-    fixed_batches,
-    index_input,
-    load_motion_module,
-    run_path,
-    take_weights,
-    training_batches,
-)
+from pipelines.run.task import may_change
 from vae.blocks import ResidualBlock
 from vae.interface import VideoAutoencoder
 from vae.registry import build_autoencoder, load_autoencoder
@@ -77,19 +69,6 @@ def build_task(config: Experiment, index: ClipIndex, model: VideoAutoencoder) ->
         validation,
         lambda ema, path, step: write_preview(ema, next(iter(validation()))["video"], path, step),
     )
-
-
-@torch.no_grad()
-def write_preview(model: VideoAutoencoder, video: torch.Tensor, folder: Path, step: int) -> None:
-    """One picture: film strips of a few clips and all their components. video: (b, 3, t, h, w) in [-1, 1]."""
-    video = video[:NUM_PREVIEW_CLIPS].to(model.device)
-    components = model.decode_components(video)
-    strips = [
-        film_strip(pixels, 9)
-        for clip in range(len(video))
-        for pixels in component_videos({name: x[clip] for name, x in components.items()}, video[clip]).values()
-    ]
-    write_png(folder / f"step-{step:08d}.png", torch.cat(strips))
 
 
 def describe(config: Experiment) -> str:

@@ -32,14 +32,16 @@ from pipelines import (
     train_vae,
 )
 from pipelines.data.latent_cache import LatentCache
-from pipelines.experiment import Experiment
-from pipelines.run.checkpoint import hash_folder
+from pipelines.inputs.experiment import Experiment
+from pipelines.inputs.samples import sample_folder
+from pipelines.inputs.scores import score_name
 from pipelines.run.config import load_config
 from pipelines.run.folder import read_jsonl
+from pipelines.run.hashes import hash_folder
 from vae.registry import build_autoencoder
 
 ROOT = Path(__file__).resolve().parents[1]
-NANO = Path(__file__).parent / "nano.yaml"
+NANO = Path(__file__).parent / "tiny" / "nano.yaml"
 LONGEST_WAIT_SECONDS = 240
 
 
@@ -211,19 +213,19 @@ def test_more_steps_go_on_and_another_size_is_refused(root: Path) -> None:
 
 def test_samples_with_other_options_have_their_own_folder(root: Path, run_folder: Path) -> None:
     other = nano(root, "sample.seed=100", "sample.per_class=1", "sample.classes=[MoveDown,7]", "sample.save=[mp4]")
-    before = digests(sample.sample_folder(nano(root)))
+    before = digests(sample_folder(nano(root)))
     with pytest.raises(ValueError, match="no samples of this configuration"):
         report.run(other)
     sample.run(other)
-    folder = sample.sample_folder(other)
-    assert folder != sample.sample_folder(nano(root)) and digests(sample.sample_folder(nano(root))) == before
+    folder = sample_folder(other)
+    assert folder != sample_folder(nano(root)) and digests(sample_folder(nano(root))) == before
     plan = json.loads((folder / "samples.json").read_text())
     assert [(entry["class"], entry["seed"]) for entry in plan] == [("MoveDown", 100), ("Shrink", 101)]
     assert sorted(path.name for path in (folder / "mp4").iterdir()) == ["00000-MoveDown.mp4", "00001-Shrink.mp4"]
     with pytest.raises(ValueError, match="is not finished.*chain.py"):
         report.run(other)
     evaluate.run(other)  # from mp4 files, and of two classes only: its scores cannot be taken for those of the first
-    scores = json.loads((root / "nano" / "evaluate" / evaluate.score_name(other) / "scores.json").read_text())
+    scores = json.loads((root / "nano" / "evaluate" / score_name(other) / "scores.json").read_text())
     record = scores["generation"]["proxy_fvd16_record"]
     assert record["id"] == "proxy_fvd16-strict-lossy-n2-sets1-own-classes-bf16"
     with pytest.raises(ValueError, match="'Jump'.*MoveLeft, MoveRight"):
@@ -231,7 +233,7 @@ def test_samples_with_other_options_have_their_own_folder(root: Path, run_folder
 
 
 def test_a_missing_sample_is_made_again_with_the_same_bytes(root: Path) -> None:
-    folder = sample.sample_folder(nano(root))
+    folder = sample_folder(nano(root))
     file = folder / "lossless" / "00003-MoveRight.safetensors"
     before = file.read_bytes()
     file.unlink()
@@ -271,7 +273,7 @@ def test_models_from_elsewhere_are_not_trained_again(root: Path, run_folder: Pat
     assert stages("vae.name=plain_vae") == ["train_vae", "train_latte"]
     second = nano(root, *elsewhere, f"sample.latte={run_folder}", "sample.per_class=1", "sample.classes=[Grow]")
     sample.run(second)
-    assert (sample.sample_folder(second) / "mp4" / "00000-Grow.mp4").exists()
+    assert (sample_folder(second) / "mp4" / "00000-Grow.mp4").exists()
 
 
 def test_a_dry_run_tells_the_sizes_and_writes_nothing(
@@ -297,9 +299,7 @@ def test_videos_without_classes(tmp_path: Path, make_file) -> None:
     for stage in (prepare_data, train_vae, cache_latents, train_latte, sample):
         stage.run(config)
     assert LatentCache(tmp_path / "nano" / "cache_latents" / "latents").classes == ()
-    assert [entry["class"] for entry in json.loads((sample.sample_folder(config) / "samples.json").read_text())] == [
-        None
-    ] * 2
+    assert [entry["class"] for entry in json.loads((sample_folder(config) / "samples.json").read_text())] == [None] * 2
     with pytest.raises(ValueError, match="sample.classes is .*trained without classes"):
         sample.run(replace(config, sample=replace(config.sample, classes=("MoveLeft",))))
     with pytest.raises(ValueError, match="guidance_scale is 2.0, but the model has no classes"):

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from pipelines import chain
-from pipelines.experiment import Experiment
+from pipelines.inputs.experiment import Experiment
 from pipelines.run.config import describe_options, field_comments, load_config
+from pipelines.studies.ablation.options import AblationStudy
+from pipelines.studies.benchmarks.options import Benchmark
 from vae.registry import build_autoencoder
 
 ROOT = Path(__file__).parents[1]
@@ -19,8 +21,8 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))  # overlays, which need a ba
 PRODUCT = [path for room in ("vae", "latte", "pipelines") for path in (ROOT / room).rglob("*.py")]
 
 
-def load(*arguments):
-    return load_config(Experiment, [str(argument) for argument in arguments], ROOT / "configs" / "demo.yaml")
+def load(*arguments, schema=Experiment):
+    return load_config(schema, [str(argument) for argument in arguments], ROOT / "configs" / "demo.yaml")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -80,7 +82,10 @@ def readme_commands():
 def test_readme_commands_are_understood(script, arguments, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert (ROOT / script).is_file()
-    load(*arguments)
+    load(
+        *arguments,
+        schema={"pipelines/ablate.py": AblationStudy, "pipelines/benchmark.py": Benchmark}.get(script, Experiment),
+    )
 
 
 def test_readme_make_targets_exist():

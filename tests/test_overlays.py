@@ -12,11 +12,12 @@ from tiny_vae import clip
 from latte.config import LatteArchitecture, LatteConfig
 from latte.latte import Latte
 from latte.sampler import SamplerConfig
-from pipelines.experiment import Experiment
+from pipelines.inputs.experiment import Experiment
 from pipelines.run.config import load_config
 from pipelines.run.random_keys import Draws
 from pipelines.run.training_state import TrainingState
 from pipelines.run.update import update_player
+from pipelines.studies.ablation.options import AblationStudy
 from vae.encoder import BackboneConfig
 from vae.registry import build_autoencoder
 from vae.rivals.plain_vae import PlainVAE, PlainVaeConfig
@@ -58,8 +59,9 @@ def overlay(name, base):
 
 @cache
 def load(base, name=None):
-    files = [CONFIGS / f"{base}.yaml", *([overlay(name, base)] if name else [])]
-    return load_config(Experiment, [*map(str, files), "data.root=nowhere"], CONFIGS / "demo.yaml")
+    folder = CONFIGS / "studies" if base == "ablation_64" else CONFIGS
+    files = [folder / f"{base}.yaml", *([overlay(name, base)] if name else [])]
+    return load_config(AblationStudy, [*map(str, files), "data.root=nowhere"], CONFIGS / "demo.yaml")
 
 
 def build(config):

@@ -4,7 +4,6 @@ checkpoints/step-00000200/  <group>.safetensors ...  state.json  MANIFEST.json (
 """
 
 import ctypes
-import hashlib
 import json
 import os
 import re
@@ -19,10 +18,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pipelines.run.manifest import find_fault, hash_file, listed_files, write_manifest
+from pipelines.run.manifest import find_fault, listed_files, write_manifest
 
 STATE = "state.json"
-VOLATILE_CONFIG_KEYS = ("_diffusers_version", "_name_or_path")
 AT_WORKING_DIRECTORY, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
@@ -119,22 +117,6 @@ def publish(folder: Path, write: Callable[[Path], None]) -> None:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def hash_folder(path: Path) -> str:
-    """sha256 over weights and config of a `save_pretrained` folder: what a later stage records as its input.
-
-    Not included: the library version that diffusers notes in config.json.
-    """
-    digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
-        if file.suffix == ".safetensors":
-            digest.update(f"{file.relative_to(path)} {hash_file(file)}\n".encode())
-        elif file.name == "config.json":
-            config = json.loads(file.read_text(encoding="utf-8"))
-            kept = {name: value for name, value in config.items() if name not in VOLATILE_CONFIG_KEYS}
-            digest.update(f"{file.relative_to(path)} {json.dumps(kept, sort_keys=True)}\n".encode())
-    return digest.hexdigest()
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -5,21 +5,20 @@ over them, bucket by bucket, while the backward pass still computes others.
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-if TYPE_CHECKING:
-    from pipelines.run.loop import TrainingTask
+from pipelines.run.task import TrainingTask
 
 
 class PlayerLoss(torch.nn.Module):
     """`task.loss` of one player, with the player's parameters as its own."""
 
-    def __init__(self, task: "TrainingTask", name: str) -> None:
+    def __init__(self, task: TrainingTask, name: str) -> None:
         super().__init__()
         self.name, self.player = name, task.players[name]
         self._task = weakref.ref(task)
@@ -37,7 +36,7 @@ _PARALLEL: "weakref.WeakKeyDictionary[Any, dict[str, tuple[tuple[str, ...], Dist
 )
 
 
-def player_loss(task: "TrainingTask", name: str) -> torch.nn.Module:
+def player_loss(task: TrainingTask, name: str) -> torch.nn.Module:
     """The loss of a player, called as `PlayerLoss.forward`; its backward pass leaves means over the processes.
 
     Split weights average their gradients themselves (FSDP2). Every parameter that is trained must get a gradient.

@@ -19,8 +19,6 @@ from typing import Any
 
 import yaml
 
-from pipelines.run.manifest import require_intact
-
 ALWAYS_MAY_CHANGE = ("run.name", "run.root", "run.device", "run.threads", "run.dry_run")
 SECONDS_BETWEEN_TIME_NOTES = 10.0
 SECONDS_TO_SHARE = 30.0  # how long one waits for a folder that is to be shared: the last of others may just finish it
@@ -226,26 +224,6 @@ class StageFolder:
         if self._lock is not None and not self.done:
             self._note_time()
         self.close()
-
-
-def resolve_model(reference: str, run_path: Path, stage: str, which: str = "best") -> Path:
-    """The `save_pretrained` folder behind a reference such as `cache.vae`; raises ValueError when there is none.
-
-    reference: "" (this run), another run's folder, a `save_pretrained` folder, or an exported pipeline folder.
-    which: "best" or "last"; a stage that never scored itself has only "last", which then stands for both.
-    """
-    base = Path(reference) if reference else Path(run_path)
-    names = (which, "last") if which == "best" else (which,)
-    part = {"train_latte": "transformer"}.get(stage, stage.removeprefix("train_"))  # as diffusers names it in an export
-    candidates = [base, base / part, base / "package" / part] if reference else []
-    candidates += [folder / name for folder in (base / stage, base) for name in names]
-    for candidate in candidates:
-        if (candidate / "config.json").is_file():
-            instead = "last/ stands for it" if candidate.name == "best" else "its command writes it again"
-            require_intact(candidate, f"remove that folder, then {instead}")
-            return candidate
-    remedy = f"name a run or save_pretrained folder that exists, or run pipelines/{stage}.py first"
-    raise ValueError(f"there is no model of {stage} in {base}: {remedy}")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,112 +4,19 @@ The same command resumes: weights, EMA and optimisers come from the newest check
 step, so that an interrupted run equals an unbroken one, bit for bit on a CPU.
 """
 
-import math
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
 from pipelines.run.folder import StageFolder
 from pipelines.run.interruption import Interruption
+from pipelines.run.learning_rate import learning_rate
 from pipelines.run.progress import Progress
 from pipelines.run.random_keys import Draws, key
 from pipelines.run.ranks import connect, largest, wait
+from pipelines.run.task import LoopConfig, TrainingTask
 from pipelines.run.training_state import TrainingState
 from pipelines.run.update import update_player
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    steps: int = 1000  # training steps in all; a finished run given more goes on
-    global_batch_size: int = 8  # samples per step, over all processes
-    micro_batch_size: int = 0  # samples at once in one process, against running out of memory; 0 = its whole share
-    lr: float = 1e-4  # learning rate after the warm-up
-    optimizer: str = "adamw"  # adam or adamw
-    betas: tuple[float, ...] = (0.9, 0.999)  # decay of the optimiser's two moments
-    weight_decay: float = 0.0  # weight decay per step, relative to the learning rate (adamw)
-    warmup_steps: int = 0  # steps over which the learning rate rises linearly
-    schedule: str = "constant"  # constant or cosine (to zero at the last step)
-    clip_grad_norm: float = 1.0  # largest gradient norm per player; 0 = no clipping
-    ema_decay: float = 0.999  # decay per step of the averaged weights; 0 = no averaging
-    ema_warmup: bool = True  # a lower decay in the first steps, so that the first weights are soon forgotten
-    ema_snapshot_every: int = 0  # steps between snapshots for sample.ema_length, each as large as the model; 0 = none
-    precision: str = "fp32"  # fp32 or bf16 (autocast; weights stay fp32)
-    log_every: int = 10  # steps between two lines of metrics.jsonl
-    validate_every: int = 0  # steps between two validations; 0 = at the end only
-    preview_every: int = 0  # steps between two sets of pictures; 0 = never
-    checkpoint_every: int = 500  # steps between two checkpoints; 0 = at the end only
-    keep_checkpoints: int = 2  # how many checkpoints stay on the disk
-    num_workers: int = 0  # processes that read data ahead; 0 = none
-
-    def __post_init__(self) -> None:
-        choices = {"optimizer": ("adam", "adamw"), "schedule": ("constant", "cosine"), "precision": ("fp32", "bf16")}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, but must be {' or '.join(allowed)}")
-        lowest = {"steps": 0, "global_batch_size": 1, "log_every": 1, "keep_checkpoints": 1, "ema_decay": 0, "lr": 0}
-        intervals = ("validate_every", "preview_every", "checkpoint_every", "ema_snapshot_every")
-        optional = (*intervals, "micro_batch_size", "warmup_steps", "num_workers", "clip_grad_norm")
-        for name, least in (lowest | dict.fromkeys(optional, 0)).items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be {least} or more")
-        if self.ema_decay >= 1 or len(self.betas) != 2:
-            raise ValueError(f"ema_decay must be below 1 and betas two numbers, but are {self.ema_decay}, {self.betas}")
-
-
-def may_change(prefix: str) -> tuple[str, ...]:
-    """The options of a LoopConfig at `prefix` ("vae.loop") with which a run may go on changed: for StageFolder.open."""
-    intervals = ("log_every", "validate_every", "preview_every", "checkpoint_every")
-    names = ("steps", "micro_batch_size", *intervals, "keep_checkpoints", "num_workers")
-    return tuple(f"{prefix}.{name}" for name in names)
-
-
-class TrainingTask(Protocol):
-    """What is trained: modules, data, losses and pictures. The loop does the rest."""
-
-    stage: str  # name in random keys and messages
-    players: dict[str, torch.nn.Module]  # optimised modules in update order, such as {"vae": ..., "discriminator": ...}
-    ema_player: str  # the one whose averaged weights are validated and published; it has save_pretrained
-    best_metric: tuple[str, str]  # name among validate's values, and "max" or "min"
-
-    def prepare_step(self, step: int) -> list[str]:
-        """Set requires_grad for the phase that `step` belongs to; return the players that this step updates."""
-
-    def parameter_groups(self, player: str) -> list[dict]:
-        """ALL parameters of a player as torch groups; an entry "lr_scale" multiplies the learning rate."""
-
-    def loss(self, player: str, batch: dict, draws: Any, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The scalar to minimise, a mean over the batch, and scalars to log. Random numbers come from `draws` only."""
-
-    def validate(self, model: Any, step: int) -> dict[str, float]:
-        """Scores of `model`, which carries the averaged weights; {} for nothing to score. Gradients are off."""
-
-    def preview(self, model: Any, folder: Path, step: int) -> None:
-        """Write pictures into `folder`; `model` as in `validate`."""
-
-    def batches(self, first_step: int) -> Iterator[dict]:
-        """Without end: this process's share of the global batch of each step from `first_step` on.
-
-        Tensors and lists have a leading batch axis; "index" holds the positions in the global batch, "path" the names.
-        """
-
-    def extra_state(self) -> dict[str, torch.Tensor]:
-        """What else a resume needs, such as running averages of a regulariser; {} for nothing."""
-
-    def load_extra_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Take back what `extra_state` gave."""
-
-
-def learning_rate(config: LoopConfig, step: int) -> float:
-    """The learning rate of step 0, 1, ...: linear warm-up, then constant or a half cosine down to zero."""
-    warmup = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-    if config.schedule == "constant":
-        return config.lr * warmup
-    progress = max(0.0, (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1))
-    return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def train(

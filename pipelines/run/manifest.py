@@ -1,16 +1,11 @@
 """What makes a folder of files trustworthy: a list of them with size and sha256, written last, compared later."""
 
-import hashlib
 import json
 from pathlib import Path
 
+from pipelines.run.hashes import hash_file
+
 MANIFEST = "MANIFEST.json"
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_manifest(folder: Path) -> None:

@@ -15,8 +15,6 @@ from pipelines.run.config import GRAMMAR, describe_options, is_yaml, load_config
 from pipelines.run.ranks import disconnect, is_connected
 
 T = TypeVar("T")
-# Stages that one process does alone, however many are started; the work of all others is divided among them.
-ALONE = ("reconstruct", "report", "export", "ablate")
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
@@ -71,12 +69,18 @@ def main(
     sys.exit(0)
 
 
+def alone(run: Callable[[T], None]) -> Callable[[T], None]:
+    """Marks the `run` of a stage that one process does, however many are started; all others divide their work."""
+    run.is_done_alone = True  # type: ignore[attr-defined]
+    return run
+
+
 def run_stage(name: str, run: Callable[[T], None], config: T) -> None:
     """Call one stage in this process; a ValueError's traceback is kept in the stage's folder as error.txt.
 
     Of several processes all but the first one return at once from a stage that one does alone.
     """
-    if name in ALONE and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if getattr(run, "is_done_alone", False) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if int(os.environ.get("RANK", "0")):
             return
         if not is_connected():

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 
@@ -15,9 +15,7 @@ from pipelines.run.ema_snapshots import LENGTHS, PowerAverages, drop_snapshots
 from pipelines.run.manifest import find_fault, write_manifest
 from pipelines.run.ranks import broadcast, connect, largest
 from pipelines.run.sharding import load_whole, local, shard, split_like, whole_on_cpu
-
-if TYPE_CHECKING:
-    from pipelines.run.loop import LoopConfig, TrainingTask
+from pipelines.run.task import LoopConfig, TrainingTask
 
 
 class TrainingState:
@@ -29,8 +27,8 @@ class TrainingState:
 
     def __init__(
         self,
-        task: "TrainingTask",
-        config: "LoopConfig",
+        task: TrainingTask,
+        config: LoopConfig,
         folder: Path,
         device: torch.device,
         shard_blocks: type[torch.nn.Module] | None = None,
@@ -194,13 +192,13 @@ class TrainingState:
                 publish(self.folder / name, write)
 
 
-def bytes_of_checkpoint(num_parameters: int, config: "LoopConfig") -> int:
+def bytes_of_checkpoint(num_parameters: int, config: LoopConfig) -> int:
     """Room that a save takes before the oldest checkpoint goes: weights, averages, two moments; last/ made anew."""
     num_copies = 4 + (len(LENGTHS) if config.ema_snapshot_every else 0) + 1
     return 4 * num_parameters * num_copies
 
 
-def bytes_on_disk(num_parameters: int, config: "LoopConfig") -> int:
+def bytes_on_disk(num_parameters: int, config: LoopConfig) -> int:
     """Room that a training of a model takes at most: all checkpoints that are kept, one more, last/ and best/, and the
     snapshots of averaged weights (two in fp16 each)."""
     num_snapshots = config.steps // config.ema_snapshot_every if config.ema_snapshot_every else 0
@@ -219,7 +217,7 @@ def _require_finite(tensors: Mapping[str, Mapping[str, torch.Tensor]], stage: st
                 )
 
 
-def _build_optimizer(task: "TrainingTask", player: str, config: "LoopConfig") -> torch.optim.Optimizer:
+def _build_optimizer(task: TrainingTask, player: str, config: LoopConfig) -> torch.optim.Optimizer:
     groups = [{"lr_scale": 1.0, **group, "params": list(group["params"])} for group in task.parameter_groups(player)]
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     owned = [id(parameter) for parameter in task.players[player].parameters()]

@@ -7,7 +7,7 @@ gradient is not finite (as with a gradient scaler), and the scalars are read whi
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -16,9 +16,7 @@ from pipelines.run.data_parallel import kept_apart, player_loss
 from pipelines.run.random_keys import Draws
 from pipelines.run.ranks import average
 from pipelines.run.sharding import whole
-
-if TYPE_CHECKING:
-    from pipelines.run.loop import LoopConfig, TrainingTask
+from pipelines.run.task import LoopConfig, TrainingTask
 
 NUM_CLIPS_NAMED = 8
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -44,14 +42,14 @@ class Reading:
 
 
 def update_player(
-    task: "TrainingTask",
+    task: TrainingTask,
     player: str,
     optimizer: torch.optim.Optimizer,
     batch: dict[str, Any],
     draws: Draws,
     step: int,
     lr: float,
-    config: "LoopConfig",
+    config: LoopConfig,
 ) -> Reading:
     """Update the weights of one player once; reads as {"<player>/loss", "<player>/<term>", "<player>/grad_norm"}.
 
@@ -111,12 +109,12 @@ def _send(names: Sequence[str], values: torch.Tensor, reason: Callable[[dict[str
 
 
 def _accumulate(
-    task: "TrainingTask",
+    task: TrainingTask,
     player: str,
     batch: dict[str, Any],
     draws: Draws,
     step: int,
-    config: "LoopConfig",
+    config: LoopConfig,
     device: torch.device,
 ) -> tuple[list[str], torch.Tensor, list[torch.Tensor]]:
     """Add up the gradient over the micro-batches: names and means (n,) of the scalars, and each micro-batch's loss."""
@@ -156,7 +154,7 @@ def _not_finite(
     logged: dict[str, float],
     batch: dict[str, Any],
     micro_losses: list[torch.Tensor],
-    config: "LoopConfig",
+    config: LoopConfig,
 ) -> str:
     names = [str(name) for name in batch.get("path", batch.get("id", batch["index"]))]
     parts = zip(_slices(len(names), config.micro_batch_size), micro_losses, strict=True)

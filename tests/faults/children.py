@@ -19,10 +19,10 @@ import torch.utils.tensorboard  # noqa: F401
 from faults.trials import LONGEST_WAIT_SECONDS, Hang
 
 from pipelines import chain  # noqa: F401
-from pipelines.experiment import Experiment
+from pipelines.inputs.experiment import Experiment
 from pipelines.run.stage import main
 
-NANO = Path(__file__).resolve().parents[1] / "nano.yaml"
+NANO = Path(__file__).resolve().parents[1] / "tiny" / "nano.yaml"
 SHAPES = "{resolution: 32, num_frames: 20, train_per_class: 1, validation_per_class: 1}"
 STAGES = ("prepare_data", "train_motion", "train_vae", "cache_latents")
 QUIET = ("validate_every=0", "preview_every=0")

@@ -23,7 +23,7 @@ from latte.official_checkpoint import load_official_latte
 from pipelines.data.clip_index import build_index
 from pipelines.data.data_config import DataConfig
 from pipelines.data.latent_cache import LatentCache
-from pipelines.experiment import Experiment
+from pipelines.inputs.experiment import Experiment
 from pipelines.metrics.frame_quality import load_lpips
 from pipelines.metrics.i3d_weights import load_i3d
 from pipelines.run.checkpoint import load_latest

@@ -28,8 +28,8 @@ from faults.trials import (
 
 from pipelines.data.clip_index import ClipIndex
 from pipelines.data.latent_cache import LatentCache
+from pipelines.inputs.models import resolve_model
 from pipelines.run.checkpoint import load_latest
-from pipelines.run.folder import resolve_model
 
 VAE = ("prepare_data", "train_motion")
 EVERY_STEP = ("vae.loop.checkpoint_every=1", "vae.adaptation.phase_two_step=2")

@@ -60,7 +60,7 @@ ALL = children.STAGES
 
 
 def toy(folder: Path, name: str, steps: int, every: int = 10) -> list[str]:
-    """The command line of the toy of tests/toy_task.py."""
+    """The command line of the toy of tests/tiny/toy_task.py."""
     config = folder / f"toy-{steps}-{every}.yaml"
     config.write_text(TOY % (steps, every))
     return [str(config), f"run.root={folder}", f"run.name={name}", "run.device=cpu"]
@@ -170,7 +170,7 @@ def a_rank_dies(folder: Path, trials: int) -> Outcome:
     return outcome
 
 
-def torchrun(arguments: list[str], log: Path, script: str = "tests/toy_task.py") -> subprocess.Popen:
+def torchrun(arguments: list[str], log: Path, script: str = "tests/tiny/toy_task.py") -> subprocess.Popen:
     """Two ranks of a script, restarted up to three times."""
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=3"]
     environment = {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}

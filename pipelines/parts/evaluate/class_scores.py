@@ -1,0 +1,141 @@
+"""Class accuracy and diversity of an evaluation's samples, beside those of real clips; in constant memory."""
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from pipelines.data.video_file import to_float, to_uint8
+from pipelines.inputs.cache import fixed_clips, open_cache
+from pipelines.inputs.models import resolve_model
+from pipelines.inputs.run_paths import run_path
+from pipelines.metrics import class_accuracy
+from pipelines.metrics.clip_set import ClipSet, spread
+from pipelines.metrics.diversity import diversity
+from pipelines.metrics.proxy_classifier import NAME as CLASSIFIER
+from pipelines.metrics.proxy_classifier import joint_features
+from pipelines.metrics.proxy_frechet import proxy_record
+from pipelines.parts.evaluate.context import Evaluation, uncached
+from pipelines.run.hashes import digest, hash_folder
+from vae.registry import load_autoencoder
+
+BATCH = 16
+COMPARED_PER_CLASS = 64  # videos of a class, on either side, whose pairwise distances make the diversity
+
+
+def score_classes(evaluation: Evaluation) -> dict[str, Any]:
+    """Class accuracy of the samples, of real held-out clips, of first frames alone; diversity.
+
+    The classifiers learn from real training clips as they are and, for a run's own samples, also decoded from the
+    latent cache, which samples went through too (without these they lean on traces of coding, and fail on clips that
+    have none). The same on held-out clips is what a perfect generator would reach.
+    """
+    options, index, samples = evaluation.config.evaluate, evaluation.index, evaluation.samples.clips
+    held_out = evaluation.held_out.spread(options.classifier_clips)
+    scores: dict[str, Any] = {"diversity": class_diversity(samples, held_out)}
+    if not index.classes or not options.classifier_seeds or -1 in samples.labels:
+        return scores
+    training, labels = training_clips(evaluation)
+    shown = {"class_accuracy": small(samples), "class_accuracy_real": small(held_out)}
+    truth = {"class_accuracy": samples.labels, "class_accuracy_real": held_out.labels}
+    if evaluation.is_own:
+        shown["class_accuracy_real_decoded"] = decoded_clips(evaluation, held_out)
+        truth["class_accuracy_real_decoded"] = held_out.labels
+    still = class_accuracy.repeat_first_frame
+    accuracies: dict[str, list[float]] = {name: [] for name in (*shown, "class_accuracy_first_frame")}
+    for seed in range(options.classifier_seeds):
+        fit = (len(index.classes), seed, options.classifier_steps, evaluation.device)
+        judge = class_accuracy.fit(training, labels, *fit)
+        if not seed:
+            many = evaluation.many_held_out(options.classifier_clips)
+            real_rows = joint_features(judge, small(many), many.labels)
+            distance = (real_rows, joint_features(judge, shown["class_accuracy"], samples.labels))
+        for name, clips in shown.items():
+            accuracies[name].append(class_accuracy.accuracy(judge, clips, truth[name]))
+        still_judge = class_accuracy.fit(still(training), labels, *fit)
+        still_real = still(shown["class_accuracy_real"])
+        accuracies["class_accuracy_first_frame"].append(
+            class_accuracy.accuracy(still_judge, still_real, held_out.labels)
+        )
+    means = {name: fmean(values) for name, values in accuracies.items()}
+    scores |= classifier_distance(evaluation, *distance, accuracies["class_accuracy_real"][0])
+    return scores | means | {f"{name}_per_seed": values for name, values in accuracies.items()}
+
+
+def classifier_distance(evaluation: Evaluation, real: Tensor, fake: Tensor, accuracy: float) -> dict[str, Any]:
+    """proxy_frechet_classifier and its record. real, fake: rows of `joint_features`; accuracy: of that classifier."""
+    options = evaluation.config.evaluate
+    # decoded training clips make the classifier depend on the autoencoder too
+    vae = hash_folder(evaluation.vae_path) if evaluation.is_own and evaluation.vae_path else ""
+    facts = {"classifier_steps": options.classifier_steps, "classifier_clips": options.classifier_clips}
+    facts |= {"learned_from_clips_of": vae or "the files alone", "data": evaluation.index.fingerprint}
+    record = proxy_record(CLASSIFIER, real, fake, {**facts, "accuracy_real": accuracy})
+    identity = f"{CLASSIFIER}-n{record['num_fake']}-{digest(facts, record['num_real'])[:8]}"
+    return {CLASSIFIER: record["value"], f"{CLASSIFIER}_record": {"id": identity, **record, **evaluation.facts()}}
+
+
+def class_diversity(samples: ClipSet, real: ClipSet) -> float | None:
+    """Mean of the classes' diversities, one class after the other; None where no class has two videos on either side.
+
+    Samples without labels are one class, and so are the real clips then.
+    """
+    fake_labels = samples.labels.tolist()
+    real_labels = [-1] * len(real) if -1 in fake_labels else real.labels.tolist()
+    ratios = []
+    for label in sorted(set(fake_labels)):
+        sides = []
+        for clips, labels in ((samples, fake_labels), (real, real_labels)):
+            of_class = [position for position, known in enumerate(labels) if label in (known, -1)]
+            chosen = [of_class[i] for i in spread(len(of_class), COMPARED_PER_CLASS)] if of_class else []
+            sides.append([clips[position] for position in chosen])
+        if min(len(side) for side in sides) >= 2:
+            length = min(side[0].shape[0] for side in sides)
+            fake, held_out = (torch.stack([clip[:length] for clip in side]) for side in sides)
+            ratios.append(diversity(fake, torch.zeros(len(fake)), held_out, torch.zeros(len(held_out)))[0])
+    return fmean(ratios) if ratios else None
+
+
+def small(clips: ClipSet) -> Tensor:
+    """Clips as the classifier sees them: (n, t, 32, 32, 3) uint8."""
+    return torch.cat([shrink_frames(batch) for batch, _ in clips.batches(BATCH)])
+
+
+def shrink_frames(video_uint8: Tensor) -> Tensor:
+    """(n, t, h, w, 3) uint8 -> (n, t, 32, 32, 3) uint8, averaged over areas."""
+    frames = rearrange(video_uint8, "n t h w c -> (n t) c h w").float()
+    size = (class_accuracy.INPUT_SIZE, class_accuracy.INPUT_SIZE)
+    frames_uint8 = F.interpolate(frames, size=size, mode="area").round().to(torch.uint8)
+    return rearrange(frames_uint8, "(n t) c h w -> n t h w c", n=len(video_uint8))
+
+
+@torch.no_grad()
+def training_clips(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
+    """Small training clips and their labels: as they are, and for a run's own samples also decoded from the cache."""
+    config, index, device = evaluation.config, evaluation.index, evaluation.device
+    if not evaluation.is_own:
+        chosen_clips = evaluation.training.spread(config.evaluate.classifier_clips)
+        return small(chosen_clips), chosen_clips.labels
+    cache, clips = open_cache(config, index), fixed_clips(replace(config, data=uncached(config.data)), index, "train")
+    vae = load_autoencoder(resolve_model(config.cache.vae, run_path(config), "train_vae")).to(device)
+    positions = cache.split("train")
+    chosen = spread(len(positions), config.evaluate.classifier_clips)
+    labels = cache.labels[[positions[i] for i in chosen]]
+    videos = [small(ClipSet(labels.tolist(), lambda i: to_uint8(clips[chosen[i]]["video"])))]
+    for start in range(0, len(chosen), BATCH):
+        latents = cache.latents([positions[i] for i in chosen[start : start + BATCH]], whiten=False)
+        videos.append(shrink_frames(to_uint8(vae.decode({part: z.to(device) for part, z in latents.items()}).cpu())))
+    return torch.cat(videos), labels.repeat(2)
+
+
+@torch.no_grad()
+def decoded_clips(evaluation: Evaluation, clips: ClipSet) -> Tensor:
+    """Encode and decode clips with the autoencoder of the cache -> (n, t, 32, 32, 3) uint8."""
+    folder = resolve_model(evaluation.config.cache.vae, Path(run_path(evaluation.config)), "train_vae")
+    vae = load_autoencoder(folder).to(evaluation.device)
+    decoded = (vae.reconstruct(to_float(batch).to(evaluation.device)).cpu() for batch, _ in clips.batches(BATCH))
+    return torch.cat([shrink_frames(to_uint8(video)) for video in decoded])

@@ -1,0 +1,108 @@
+"""How well an autoencoder gives held-out clips back: PSNR, SSIM, LPIPS, and I3D features of either side."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.data.clip_dataset import FixedClips, collate
+from pipelines.data.clip_index import ClipIndex
+from pipelines.data.video_file import to_uint8
+from pipelines.inputs.experiment import Experiment
+from pipelines.inputs.extractor import open_extractor
+from pipelines.metrics.clip_set import spread
+from pipelines.metrics.frame_quality import load_lpips, lpips_available, lpips_distance, psnr, ssim
+from pipelines.metrics.i3d import MIN_FRAMES
+from pipelines.metrics.i3d_weights import FeatureExtractor
+from pipelines.metrics.rfvd import reconstruction_records
+from pipelines.parts.evaluate.autoencoders import DiffusersAutoencoder, class_of, open_autoencoder
+from pipelines.parts.evaluate.context import uncached
+from pipelines.run.folder import git_commit
+from pipelines.run.hashes import hash_folder
+from vae.interface import crop
+
+BATCH, PIXELS_OF_BATCH = 16, 16 * 64 * 64  # clips coded at once, fewer of larger ones
+CLIP_FRAMES = 16  # frames of the clips whose I3D features are compared, where they have so many
+# Components whose PSNR against the clip itself means something.
+SCORED_AS_VIDEO = {"reconstruction": "psnr", "warped": "psnr_warp_only", "decoded_warped": "psnr_warp_decoded"}
+
+
+def rfvd_extractor(config: Experiment) -> FeatureExtractor | None:
+    """I3D for rfvd, None where it is not wanted or clips are too short; to be called by all processes."""
+    is_wanted = config.evaluate.rfvd_clips and config.data.num_frames >= MIN_FRAMES
+    return open_extractor(config) if is_wanted else None
+
+
+def score_reconstruction(
+    folder: Path, config: Experiment, index: ClipIndex, device: torch.device, extractor: FeatureExtractor | None
+) -> dict[str, Any]:
+    """Means over held-out clips, over frames 1 .. t - 1, on uint8; PSNR from the MSE of the whole clip.
+
+    folder: of an autoencoder of ours or of diffusers. With an extractor also rfvd and rfvd_per_clip.
+    """
+    options, clips = config.evaluate, FixedClips(index, uncached(config.data), "validation")
+    vae = open_autoencoder(folder, device)
+    chosen = spread(len(clips), options.reconstruction_clips)
+    lpips = None
+    if lpips_available(options.weights_dir, options.lpips_network):
+        lpips = load_lpips(options.weights_dir, options.lpips_network).to(device)
+    num_frames = min(CLIP_FRAMES, config.data.num_frames)
+    values: dict[str, list[Tensor]] = {}
+    features: list[tuple[Tensor, Tensor]] = []
+    at_once = max(1, min(BATCH, PIXELS_OF_BATCH // config.data.resolution**2))
+    size = 1 if isinstance(vae, DiffusersAutoencoder) else at_once
+    for start in range(0, len(chosen), size):
+        video = collate([clips[i] for i in chosen[start : start + size]])["video"]
+        scored = score_batch(vae, video, device)
+        reconstruction, true = scored.pop("reconstruction"), to_uint8(video)
+        if lpips is not None:
+            scored[f"lpips_{options.lpips_network}"] = lpips_distance(lpips, reconstruction[:, 1:], true[:, 1:])
+        for name, scores in scored.items():
+            values.setdefault(name, []).append(scores.float())
+        if extractor is not None and start < options.rfvd_clips:
+            both = (true[: options.rfvd_clips - start], reconstruction[: options.rfvd_clips - start])
+            features.append(tuple(extractor.features(side[:, :num_frames]) for side in both))
+    missing = dict.fromkeys(SCORED_AS_VIDEO.values())  # a model without motion has no warp to score
+    means = {name: float(torch.cat(scores).mean()) for name, scores in values.items()}
+    about = {
+        "model": class_of(folder),
+        "weights_of_model": hash_folder(folder),
+        "split": "validation",
+        "stride": config.data.frame_stride,
+        "resolution": config.data.resolution,
+        "resize": "antialiased",
+        "codec": "none: compared in memory, as uint8",
+        "seeds": "none: posterior means of the same frames of each file",
+        "data": index.fingerprint,
+        "code_version": git_commit(),
+    }
+    return missing | means | {"clips": len(chosen)} | distances(features, extractor, num_frames, about)
+
+
+def score_batch(vae: nn.Module, video: Tensor, device: torch.device) -> dict[str, Tensor]:
+    """Scores per clip by name, and "reconstruction" itself as (b, t, h, w, 3) uint8. video: (b, 3, t, h, w)."""
+    components = {name: crop(part.cpu(), video.shape[2:]) for name, part in vae.components(video.to(device)).items()}
+    true = to_uint8(video)
+    shown = {"psnr_copy_first_frame": true[:, :1].expand_as(true)}
+    shown |= {name: to_uint8(components[part]) for part, name in SCORED_AS_VIDEO.items() if part in components}
+    scores = {name: psnr(frames[:, 1:], true[:, 1:]) for name, frames in shown.items()}
+    scores["ssim"] = ssim(shown["psnr"][:, 1:], true[:, 1:])
+    if "keyframe" in components:
+        pair = (to_uint8(components[part])[:, :1] for part in ("decoded_keyframe", "keyframe"))
+        scores["psnr_keyframe"] = psnr(*pair)
+    return scores | {"reconstruction": shown["psnr"]}
+
+
+def distances(
+    features: list[tuple[Tensor, Tensor]], extractor: FeatureExtractor | None, num_frames: int, about: dict[str, Any]
+) -> dict[str, Any]:
+    """rfvd and rfvd_per_clip with their records, {} where no features were wanted; about: the clips and the model."""
+    if extractor is None or not features:
+        return {}
+    original, reconstruction = (torch.cat(side) for side in zip(*features, strict=True))
+    scores: dict[str, Any] = {}
+    for record in reconstruction_records(original, reconstruction, extractor, num_frames):
+        name = str(record["name"])
+        scores |= {name: record["value"], f"{name}_record": {**record, **about}}
+    return scores

@@ -1,0 +1,22 @@
+"""Options of train_latte: the section `latte`."""
+
+from dataclasses import dataclass, field
+
+from latte.config import LatteConfig
+from pipelines.run.task import LoopConfig
+
+
+@dataclass(frozen=True)
+class LatteSection(LatteConfig):
+    """The diffusion transformer and its training."""
+
+    init_from: str = ""  # run, model folder or checkpoint of the published Latte to start from; empty = random weights
+    compile: bool = False  # torch.compile of the blocks; needs a C++ compiler
+    shard_weights: bool = False  # split weights, averages and moments over the processes (FSDP2), to save GPU memory
+    loop: LoopConfig = field(default_factory=LoopConfig)  # how long and how it is trained
+    sample_posterior: bool = (
+        False  # train on a new draw per clip and step, not on the mean; open-loop autoencoders only
+    )
+    validation_clips: int = 128  # held-out clips whose loss is measured at each validation
+    preview_per_class: int = 2  # samples per class in the pictures during training
+    preview_classes: int = 8  # classes in the pictures during training

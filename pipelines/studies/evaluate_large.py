@@ -1,0 +1,194 @@
+"""evaluate on many videos, killed once and resumed: docs/results/evaluate_large.json.
+
+python pipelines/studies/evaluate_large.py FOLDER [NUM_VIDEOS] [key=value ...]
+
+NUM_VIDEOS (2048) real clips and as many samples of 16 frames of 128 x 128, from the embedded moving shapes with other
+seeds, are scored by pipelines/evaluate.py, in two processes under torchrun where the machine has two cores. The first
+call is ended by SIGKILL while it computes features; the same command goes on. What FOLDER holds already of the videos
+is not made again.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines import prepare_data
+from pipelines.data.synthetic import MOTIONS, draw_scene, render
+from pipelines.inputs.experiment import Experiment
+from pipelines.inputs.scores import score_name
+from pipelines.parts.evaluate.features import CHUNK
+from pipelines.run.config import load_config
+from pipelines.run.folder import git_commit, write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "configs" / "demo.yaml"
+FRAMES, SIDE, SEED_OF_SAMPLES = 16, 128, 7
+LONGEST_MINUTES, MOST_GB = 75.0, 3.0
+GB = 1e9
+
+
+def arguments_of(folder: Path, num_videos: int, more: Sequence[str]) -> list[str]:
+    """What `evaluate` is called with."""
+    shapes = (
+        f"{{resolution: {SIDE}, num_frames: {FRAMES}, train_per_class: {num_videos // 8}, validation_per_class: 8}}"
+    )
+    data = [f"data.shapes={shapes}", f"data.resolution={SIDE}", "data.num_frames=13"]
+    own = [f"evaluate.samples={folder / 'samples'}", f"evaluate.num_videos={num_videos}", "evaluate.i3d_precision=fp32"]
+    run = [f"run.root={folder / 'runs'}", "run.name=large", "run.device=cpu", "run.threads=1"]
+    return [str(DEMO), *data, *own, *run, *more]
+
+
+def prepare(folder: Path, num_videos: int, arguments: Sequence[str]) -> None:
+    """The real clips as .avi files, the samples as arrays in folders named as their classes; what is there stays."""
+    prepare_data.run(load(arguments))
+    for number in range(num_videos):
+        motion = list(MOTIONS)[number % len(MOTIONS)]
+        path = folder / "samples" / motion / f"{number:05d}.npy"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            random = np.random.default_rng([SEED_OF_SAMPLES, number])
+            np.save(path.with_name("part"), render(draw_scene(random), motion, FRAMES, SIDE, random))
+            path.with_name("part.npy").replace(path)
+
+
+def load(arguments: Sequence[str]) -> Experiment:
+    return load_config(Experiment, list(arguments), DEMO)
+
+
+def start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """evaluate as a user calls it, one process per core."""
+    count = min(os.cpu_count() or 1, 2)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
+    command = [sys.executable, *launcher, str(ROOT / "pipelines" / "evaluate.py"), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with log.open("ab") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+
+
+def family(process: int) -> list[int]:
+    """A process and all that it started, directly or not, as far as they live."""
+    parents = {}
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            with contextlib.suppress(OSError):  # it has ended
+                parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+    found = [process]
+    for member in found:  # grows while it is gone through
+        found += [child for child, parent in parents.items() if parent == member]
+    return found
+
+
+class Memory:
+    """The largest resident memory of a process and all that it started, together, looked at twice a second."""
+
+    def __init__(self, process: int) -> None:
+        self.process, self.peak_bytes, self.peak_of_one = process, 0, 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        page = os.sysconf("SC_PAGE_SIZE")
+        while not self._done.wait(0.5):
+            sizes = [self._pages(member) * page for member in family(self.process)]
+            self.peak_bytes, self.peak_of_one = max(self.peak_bytes, sum(sizes)), max(self.peak_of_one, *sizes)
+
+    def _pages(self, process: int) -> int:
+        """Resident pages of a process, mapped files (libraries, videos) not counted; 0 when it has ended."""
+        with contextlib.suppress(OSError, ValueError):
+            resident, shared = (int(field) for field in Path(f"/proc/{process}/statm").read_text().split()[1:3])
+            return resident - shared
+        return 0
+
+    def stop(self) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def feature_files(folder: Path) -> dict[str, int]:
+    """{file of features: when it was written}."""
+    runs = folder / "runs"
+    found = [*(runs / ".real_features").rglob("*.safetensors"), *(runs / "large").rglob("features/*/*.safetensors")]
+    return {str(file.relative_to(runs)): file.stat().st_mtime_ns for file in found}
+
+
+def call(arguments: Sequence[str], folder: Path, kill_at: int = 0) -> dict[str, Any]:
+    """Run evaluate to its end, or kill all its processes when there are `kill_at` files of features."""
+    started, process = time.monotonic(), start(arguments, folder / "evaluate.log")
+    memory = Memory(process.pid)
+    while process.poll() is None:
+        if kill_at and len(feature_files(folder)) >= kill_at:
+            for member in family(process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(member, signal.SIGKILL)
+            process.wait()
+        time.sleep(0.2)
+    memory.stop()
+    seconds, peak = round(time.monotonic() - started, 1), round(memory.peak_bytes / GB, 3)
+    return {
+        "seconds": seconds,
+        "peak_gb": peak,
+        "peak_gb_of_one": round(memory.peak_of_one / GB, 3),
+        "code": process.returncode,
+    }
+
+
+def main(folder: Path, num_videos: int, more: Sequence[str]) -> None:
+    """Prepare, kill, resume, and the record of it."""
+    arguments = arguments_of(folder, num_videos, more)
+    began = time.monotonic()
+    prepare(folder, num_videos, arguments)
+    prepared = round(time.monotonic() - began, 1)
+    scores_folder = folder / "runs" / "large" / "evaluate" / score_name(load(arguments))
+    for made in (scores_folder, folder / "runs" / ".real_features"):
+        shutil.rmtree(made, ignore_errors=True)
+    num_files = 2 * -(-num_videos // CHUNK)
+    killed = call(arguments, folder, kill_at=max(num_files // 3, 1))
+    before = feature_files(folder)
+    resumed = call(arguments, folder)
+    after = feature_files(folder)
+    kept = all(after.get(name) == written for name, written in before.items())
+    generation = json.loads((scores_folder / "scores.json").read_text())["generation"]
+    record = next(value for name, value in generation.items() if name.endswith("fvd16_record"))
+    minutes = (killed["seconds"] + resumed["seconds"]) / 60
+    content = {
+        "num_videos": {"real": num_videos, "samples": num_videos},
+        "shape": [FRAMES, SIDE, SIDE],
+        "minutes": round(minutes, 2),
+        "peak_gb": max(killed["peak_gb"], resumed["peak_gb"]),
+        "killed": killed,
+        "files_at_kill": len(before),
+        "files": len(after),
+        "files_kept": kept,
+        "resumed": resumed,
+        "seconds_to_make_the_videos": prepared,
+        "id": record["id"],
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "git_commit": git_commit(),
+    }
+    print(json.dumps(content, indent=2))
+    assert killed["code"] != 0 and resumed["code"] == 0, f"see {folder / 'evaluate.log'}"
+    assert kept and 0 < len(before) < len(after), "what was computed before the kill is not computed again"
+    assert record["num_videos"] == num_videos
+    if num_videos == 2048:
+        write_json(ROOT / "docs" / "results" / "evaluate_large.json", content)
+        assert minutes <= LONGEST_MINUTES and content["peak_gb"] < MOST_GB
+
+
+if __name__ == "__main__":
+    numbers = [word for word in sys.argv[2:] if word.isdigit()]
+    options = [word for word in sys.argv[2:] if "=" in word]
+    main(Path(sys.argv[1]).absolute(), int(numbers[0]) if numbers else 2048, options)

@@ -1,0 +1,89 @@
+"""What tells how good generated videos are, for the proofs: classifiers that know real clips, and the real clips."""
+
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from pipelines.data.clip_dataset import FixedClips
+from pipelines.data.video_file import to_float, to_uint8
+from pipelines.inputs.cache import fixed_clips, open_cache
+from pipelines.inputs.experiment import Experiment
+from pipelines.inputs.index import open_index
+from pipelines.inputs.models import resolve_model
+from pipelines.inputs.run_paths import run_path
+from pipelines.metrics import class_accuracy
+from pipelines.metrics.clip_set import spread
+from pipelines.metrics.diversity import diversity, nearest_distances
+from pipelines.metrics.frechet import FeatureStatistics, frechet_distance
+from pipelines.metrics.i3d_weights import load_i3d
+from vae.registry import load_autoencoder
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Classifiers trained on real clips; training and held-out clips that went through the autoencoder."""
+
+    classifiers: list[class_accuracy.VideoClassifier]
+    training: Tensor  # (n, t, h, w, 3) uint8
+    real: Tensor
+    real_labels: Tensor
+
+    @staticmethod
+    def fit(config: Experiment) -> "Judges":
+        """From the run's clips, cache and autoencoder."""
+        index, options = open_index(config), config.evaluate
+        cache, clips = open_cache(config, index), fixed_clips(config, index, "train")
+        vae = load_autoencoder(resolve_model(config.cache.vae, run_path(config), "train_vae"))
+        positions = cache.split("train")
+        chosen = spread(len(positions), options.classifier_clips)
+        plain = torch.stack([to_uint8(clips[i]["video"]) for i in chosen])
+        real, real_labels = held_out_clips(config)
+        cached = [positions[i] for i in chosen]
+        with torch.no_grad():
+            batches = [cached[start : start + BATCH] for start in range(0, len(cached), BATCH)]
+            training = torch.cat([to_uint8(vae.decode(cache.latents(batch, whiten=False))) for batch in batches])
+            real = torch.cat([to_uint8(vae.reconstruct(to_float(part))) for part in real.split(BATCH)])
+        labels = cache.labels[cached]
+        classifiers = [
+            class_accuracy.fit(
+                torch.cat([plain, training]), labels.repeat(2), len(index.classes), seed, options.classifier_steps
+            )
+            for seed in range(options.classifier_seeds)
+        ]
+        return Judges(classifiers, training, real, real_labels)
+
+    def accuracy(self, videos: Tensor, labels: Tensor) -> float:
+        """Share of videos (n, t, h, w, 3) uint8 with the class they should have, (n,): mean over the classifiers."""
+        return fmean(class_accuracy.accuracy(classifier, videos, labels) for classifier in self.classifiers)
+
+    def controls(self) -> dict[str, float]:
+        """The scores of held-out real clips."""
+        return {
+            "class_accuracy_real": self.accuracy(self.real, self.real_labels),
+            "nearest_training_clip_real": float(nearest_distances(self.real, self.training).mean()),
+        }
+
+    def scores(self, videos: Tensor, labels: Tensor) -> dict[str, float]:
+        """What takes longer than the accuracy: distance to the nearest training clip, diversity, proxy_fvd16."""
+        statistics = [features(clips) for clips in (self.real, videos)]
+        return {
+            "nearest_training_clip": float(nearest_distances(videos, self.training).mean()),
+            "diversity": diversity(videos, labels, self.real, self.real_labels)[0],
+            "proxy_fvd16": frechet_distance(*statistics),
+        }
+
+
+def held_out_clips(config: Experiment) -> tuple[Tensor, Tensor]:
+    """Real clips of the validation split, (n, t, h, w, 3) uint8, and their labels (n,)."""
+    clips = FixedClips(open_index(config), config.data, "validation")
+    chosen = [clips[i] for i in spread(len(clips), config.evaluate.classifier_clips)]
+    return torch.stack([to_uint8(clip["video"]) for clip in chosen]), torch.tensor([clip["label"] for clip in chosen])
+
+
+def features(videos: Tensor) -> FeatureStatistics:
+    """Statistics of the features of the first 16 frames, by the network of proxy_fvd16 in bf16."""
+    return FeatureStatistics.of(load_i3d("", precision="bf16").features(videos[:, :16]))

@@ -1,0 +1,86 @@
+"""Proxy distances of an evaluation: to held-out clips, in the features that its models allow, with ids of their own."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_vae import tiny_vae
+
+from pipelines import prepare_data
+from pipelines.inputs.experiment import Experiment
+from pipelines.inputs.index import open_index
+from pipelines.metrics.clip_set import ClipSet
+from pipelines.metrics.frechet import FeatureStatistics
+from pipelines.metrics.proxy_frechet import standardised_distance
+from pipelines.metrics.proxy_temporal import temporal_energies
+from pipelines.parts.evaluate.context import Evaluation, SampleSet
+from pipelines.parts.evaluate.proxy_scores import score_proxies
+from pipelines.run.config import load_config
+
+NANO = Path(__file__).parents[1] / "tiny" / "nano.yaml"
+DATA = "data.shapes={resolution: 32, num_frames: 20, train_per_class: 1, validation_per_class: 1}"
+PIXELS, MODEL = (
+    {"proxy_frechet_temporal"},
+    {"proxy_frechet_flow", "proxy_frechet_latents_residual"},
+)
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    """Eight held-out clips, six generated ones of 16 frames, and an autoencoder."""
+    root = tmp_path_factory.mktemp("proxies")
+    config = load_config(Experiment, [str(NANO), f"run.root={root}", DATA], NANO)
+    prepare_data.run(config)
+    videos = torch.randint(0, 256, (6, 16, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    samples = SampleSet(ClipSet.of(videos), tuple("abcdef"), "content", "", 16)
+    tiny_vae("default").save_pretrained(root / "vae")
+    index = open_index(config)
+    return Evaluation(config, index, torch.device("cpu"), root / "scores", samples, root / "vae", False)
+
+
+def test_every_distance_has_a_record_with_an_id(evaluation: Evaluation) -> None:
+    scores = score_proxies(evaluation)
+    assert {name for name in scores if not name.endswith("_record")} == PIXELS | MODEL
+    for name in PIXELS | MODEL:
+        record = scores[f"{name}_record"]
+        assert record["value"] == scores[name] > 0 and record["id"].startswith(f"{name}-n6-")
+        assert (record["num_real"], record["num_fake"]) == (64, 6)
+    held_out = evaluation.many_held_out(evaluation.config.evaluate.proxy_clips)
+    real = torch.stack([held_out[i][:16] for i in range(64)])
+    fake = torch.stack([evaluation.samples.clips[i] for i in range(6)])
+    sides = [FeatureStatistics.of(temporal_energies(clips)) for clips in (real, fake)]
+    assert scores["proxy_frechet_temporal"] == pytest.approx(standardised_distance(*sides)[0], rel=1e-5)
+    again = score_proxies(evaluation)
+    assert again == scores, "from the features that were kept"
+
+
+def test_few_held_out_files_give_several_clips_each(evaluation: Evaluation) -> None:
+    assert [len(evaluation.many_held_out(count)) for count in (5, 8, 15, 16, 1000)] == [5, 8, 8, 16, 64]
+    clips = evaluation.many_held_out(16)
+    labels = clips.labels.tolist()
+    assert labels[::2] == labels[1::2] and sorted(labels[::2]) == list(range(8)), (
+        "two of every file, one after the other"
+    )
+    assert not torch.equal(clips[0], clips[1])
+
+
+def test_ids_differ_where_features_do(evaluation: Evaluation, tmp_path: Path) -> None:
+    tiny_vae("default", seed=1).save_pretrained(tmp_path / "other")
+    ours = score_proxies(evaluation)
+    theirs = score_proxies(replace(evaluation, vae_path=tmp_path / "other", folder=tmp_path / "scores"))
+    for name in MODEL:
+        assert ours[f"{name}_record"]["id"] != theirs[f"{name}_record"]["id"] and ours[name] != theirs[name]
+    assert ours["proxy_frechet_temporal_record"] == theirs["proxy_frechet_temporal_record"], "pixels are the same"
+
+
+def test_what_the_models_do_not_allow_is_left_out(evaluation: Evaluation, tmp_path: Path) -> None:
+    tiny_vae("plain").save_pretrained(tmp_path / "plain")
+    plain = score_proxies(replace(evaluation, vae_path=tmp_path / "plain", folder=tmp_path / "a"))
+    assert {name for name in plain if not name.endswith("_record")} == PIXELS
+    assert {*score_proxies(replace(evaluation, vae_path=None, folder=tmp_path / "b"))} == {
+        *PIXELS,
+        "proxy_frechet_temporal_record",
+    }
+    options = replace(evaluation.config, evaluate=replace(evaluation.config.evaluate, proxy_clips=0))
+    assert score_proxies(replace(evaluation, config=options)) == {}
