@@ -1,6 +1,7 @@
 """Configuration: frozen dataclasses are the schema, YAML files and `key=value` arguments hold the differences.
 
 Each stage is called with `[CONFIG.yaml [overlay.yaml ...]] [key=value ...]`; what does not fit the schema is refused.
+A file may begin with `bases: [FILE, ...]`: files that are merged before it.
 """
 
 import ast
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 T = TypeVar("T")
@@ -36,8 +37,9 @@ def load_config(schema: type[T], arguments: Sequence[str], default: Path, base: 
             raise ValueError(f"argument {argument!r} is not understood: {GRAMMAR}, for example run.name=mine")
     files = [Path(argument) for argument, file in zip(arguments, is_file, strict=True) if file]
     config = OmegaConf.structured(schema if base is None else base)
-    for path in files or ([default] if base is None else []):
-        config = _merge(config, _read_yaml(path, default), f"{path}")
+    for file in files or ([default] if base is None else []):
+        for path, content in _with_bases(file, default):
+            config = _merge(config, content, f"{path}")
     for argument in (argument for argument, file in zip(arguments, is_file, strict=True) if not file):
         config = _merge(config, _read_argument(schema, argument), f"argument {argument!r}")
     try:
@@ -72,6 +74,19 @@ def _merge(config: DictConfig, change: DictConfig, origin: str) -> DictConfig:
         return typing.cast(DictConfig, OmegaConf.merge(config, change))
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise ValueError(f"{origin}: {_sentence(error)}") from error
+
+
+def _with_bases(path: Path, default: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, DictConfig]]:
+    """A YAML file after those that its `bases: [FILE, ...]` names, relative to its own folder."""
+    if path.resolve() in above:
+        raise ValueError(f"{above[-1]} names {path} in bases, which begins with it: take it out of one of them")
+    content = _read_yaml(path, default)
+    bases = content.pop("bases", [])
+    if not isinstance(bases, ListConfig) and bases != []:
+        raise ValueError(f"{path}: bases is {bases!r}, but must be a list of files: [backbones/small.yaml]")
+    for base in bases:
+        yield from _with_bases(path.parent / str(base), default, (*above, path.resolve()))
+    yield path, content
 
 
 def _read_yaml(path: Path, default: Path) -> DictConfig:

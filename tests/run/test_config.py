@@ -188,3 +188,21 @@ def test_the_command_line_of_a_stage(
     assert "Traceback" not in printed.err
     if code == 2:
         assert re.fullmatch(r"train_net: .*\n", printed.err), "one line"
+
+
+def test_bases_come_first_in_order_and_circles_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "first.yaml").write_text("run: {name: first, seed: 1, threads: 1}\n")
+    (tmp_path / "more" / "second.yaml").write_text("bases: [../first.yaml]\nrun: {name: second, seed: 2}\n")
+    (tmp_path / "third.yaml").write_text("bases: [more/second.yaml]\nrun: {name: third}\n")
+    run = load_config(Experiment, [str(tmp_path / "third.yaml")], tmp_path / "third.yaml").run
+    assert (run.name, run.seed, run.threads) == ("third", 2, 1)
+    (tmp_path / "first.yaml").write_text("bases: [third.yaml]\n")
+    with pytest.raises(ValueError, match="names .*third.yaml in bases, which begins with it"):
+        load_config(Experiment, [str(tmp_path / "third.yaml")], tmp_path / "third.yaml")
+    (tmp_path / "first.yaml").write_text("bases: third.yaml\n")
+    with pytest.raises(ValueError, match="first.yaml: bases is 'third.yaml', but must be a list of files"):
+        load_config(Experiment, [str(tmp_path / "first.yaml")], tmp_path / "first.yaml")
+    (tmp_path / "first.yaml").write_text("bases: [nothing.yaml]\n")
+    with pytest.raises(ValueError, match="there is no configuration file .*nothing.yaml"):
+        load_config(Experiment, [str(tmp_path / "first.yaml")], tmp_path / "first.yaml")
