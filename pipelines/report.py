@@ -169,7 +169,7 @@ def decode_components(config: Experiment, index: ClipIndex) -> list[tuple[str, d
         video = collate([clip])["video"]
         components = vae.decode_components(vae.pad_clip(video).to(device))
         cropped = {name: crop(component.cpu(), video.shape[2:])[0] for name, component in components.items()}
-        shown.append((str(clip["path"]), component_videos(cropped, video[0])))
+        shown.append((str(clip["path"]), component_videos(cropped, video[0], vae.picture_rows)))
     return shown
 
 

@@ -19,7 +19,6 @@ from pipelines.run.loop import train
 from pipelines.run.random_keys import key
 from pipelines.run.stage import main, select
 from pipelines.run.task import may_change
-from vae.blocks import ResidualBlock
 from vae.interface import VideoAutoencoder
 from vae.registry import build_autoencoder, load_autoencoder
 from vae.trainer import VaeTask
@@ -58,7 +57,7 @@ def build_task(config: Experiment, index: ClipIndex, model: VideoAutoencoder) ->
     if section.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if section.compile:
-        compile_blocks(model, ResidualBlock)
+        compile_blocks(model, model.block_class)
     validation = fixed_batches(config, index, section.validation_clips)
     return VaeTask(
         model,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeVar, cast
@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from vae.gaussian import Gaussian, Generators
-from vae.tiling import TileNetwork, Tiling, tiled
+from vae.tiling import CausalNetwork, Place, Tiling, remembering, tiled
 
 TEMPORAL_COMPRESSION = 4
 Latents = dict[str, torch.Tensor]
@@ -65,6 +65,10 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
     decode crops it back. A model implements `encode_chunk` and `decode_chunk`; whole clips are one chunk.
     """
 
+    block_class: type[nn.Module]  # what the networks repeat: `vae.compile` compiles each of these by itself
+    # components that pictures show between original and reconstruction, in reading order, and how each is drawn:
+    # pixels, flow or difference; `components_chunk` gives them as "decoded_NAME"
+    picture_rows: Mapping[str, str] = {}
     causal: bool  # latents of earlier frames do not depend on later ones
     open_loop: bool = True  # no part's posterior depends on what is drawn for another: moments may be sampled later
     size_multiple: int
@@ -95,6 +99,11 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
     def forward(self, video: torch.Tensor, sample: bool = True, generator: Generators = None) -> Coded:
         """Encode and decode in one pass, keeping what the losses need; ValueError for a clip that needs padding."""
         raise NotImplementedError
+
+    @staticmethod
+    def has_motion_module(architecture: Any) -> bool:
+        """Whether a model with this configuration has a motion module, which must be trained first."""
+        return False
 
     def motion_modules(self) -> list[nn.Module]:
         """What phase 1 of the decoupled adaptation freezes."""
@@ -211,15 +220,19 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
         """Run the networks on whole frames again."""
         self.tiling = None
 
-    def by_tiles(self, network: TileNetwork, x: torch.Tensor, cell: int, out_cell: int) -> torch.Tensor:
-        """network(x, (0, 0)), or network(tile, its place) put together where tiling is on.
+    def by_tiles(
+        self, network: CausalNetwork, x: torch.Tensor, cell: int, out_cell: int, memory: dict[Place, Any] | None = None
+    ) -> torch.Tensor:
+        """network(x, past of the chunk before), tile by tile where tiling is on; returns its result.
 
         x: (b, c, t, h, w) with cells of `cell` pixels of the video; the network's result has cells of `out_cell`.
+        memory: keeps the pasts of this network from chunk to chunk; None: a clip is one chunk.
         """
+        whole = remembering(network, {} if memory is None else memory)
         if self.tiling is None:
-            return network(x, (0, 0))
+            return whole(x, (0, 0))
         tile, overlap = self.tiling.tile_size // cell, self.tiling.overlap // cell
-        return tiled(network, x, tile, overlap, Fraction(cell, out_cell))
+        return tiled(whole, x, tile, overlap, Fraction(cell, out_cell))
 
 
 def check_is_video(video: torch.Tensor) -> None:

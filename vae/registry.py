@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diffusers import ModelMixin  # noqa: F401 - diffusers wants it beside the class that a saved pipeline names
 
+from vae.choices import check_choices
 from vae.deco_vae import DeCoVAE
 from vae.deco_vae_config import DecoVaeConfig
 from vae.interface import VideoAutoencoder
@@ -26,16 +27,17 @@ class AutoencoderConfig:
     plain_vae: PlainVaeConfig = field(default_factory=PlainVaeConfig)  # architecture of plain_vae
     concat_vae: ConcatVaeConfig = field(default_factory=ConcatVaeConfig)  # architecture of concat_vae
 
+    def __post_init__(self) -> None:
+        check_choices(self, "vae", name=tuple(MODELS))
+
     @property
     def has_motion_module(self) -> bool:
         """Whether the named autoencoder is built with a motion module."""
-        return {"deco_vae": self.deco_vae.motion, "concat_vae": True}.get(self.name, False)
+        return MODELS[self.name].has_motion_module(getattr(self, self.name))
 
 
 def build_autoencoder(config: AutoencoderConfig) -> VideoAutoencoder:
-    """A new autoencoder with random weights. ValueError for an unknown name."""
-    if config.name not in MODELS:
-        raise ValueError(f"vae.name is {config.name!r}, expected one of {', '.join(MODELS)}")
+    """A new autoencoder with random weights."""
     return MODELS[config.name](asdict(getattr(config, config.name)))
 
 

@@ -124,7 +124,7 @@ def test_the_wheel_is_the_legend_of_the_flow() -> None:
 
 def test_components_without_motion_show_original_and_reconstruction() -> None:
     video = torch.rand(3, 5, 8, 8) * 2 - 1
-    shown = component_videos({"reconstruction": video.clamp(-0.5, 0.5)}, video)
+    shown = component_videos({"reconstruction": video.clamp(-0.5, 0.5)}, video, {})
     assert list(shown) == ["original", "reconstruction"]
     assert shown["original"].shape == (5, 8, 8, 3) and shown["reconstruction"].min() >= 63
 
