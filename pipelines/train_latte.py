@@ -39,6 +39,7 @@ MAY_CHANGE = (
     "latte.gradient_checkpointing",
     "latte.compile",
     "latte.shard_weights",
+    "latte.loop.num_workers",  # no option any more: older runs recorded it, without effect
 )
 
 

@@ -24,7 +24,13 @@ from vae.registry import build_autoencoder, load_autoencoder
 from vae.trainer import VaeTask
 
 STAGE = "train_vae"
-MAY_CHANGE = ("vae.losses.weights_dir", "vae.gradient_checkpointing", "vae.compile")
+MAY_CHANGE = (
+    "vae.losses.weights_dir",
+    "vae.gradient_checkpointing",
+    "vae.compile",
+    "vae.loop.num_workers",
+    "vae.loop.ema_snapshot_every",  # no option any more: older runs recorded it, without effect
+)
 
 
 def run(config: Experiment) -> None:

@@ -16,7 +16,7 @@ from pipelines.inputs.experiment import Experiment
 from pipelines.run.config import load_config
 from pipelines.run.random_keys import Draws
 from pipelines.run.training_state import TrainingState
-from pipelines.run.update import update_player
+from pipelines.run.update import accumulate_gradient, take_step
 from pipelines.studies.ablation.options import AblationStudy
 from vae.encoder import BackboneConfig
 from vae.registry import build_autoencoder
@@ -255,13 +255,13 @@ def test_every_overlay_trains(name, tmp_path):
     model = build_autoencoder(section)
     task = VaeTask(model, section.losses, section.gan, section.adaptation, iter, list, print)
     state = TrainingState(task, section.loop, tmp_path, torch.device("cpu"))
+    state.set_learning_rate(section.loop.lr)
     batches = [{"video": clip(2, 5, seed=seed), "index": [0, 1], "path": ["a", "b"]} for seed in range(3)]
     logged = []
     for step in range(section.loop.steps):
         draws, item, values = Draws(0, task.stage, step, [0, 1]), batches[step % 3], {}
         for player in task.prepare_step(step):
-            optimizer = state.optimizers[player]
-            values |= update_player(task, player, optimizer, item, draws, step, section.loop.lr, section.loop).read()
+            values |= take_step(state, accumulate_gradient(state, player, item, draws, step)).read()
         logged.append(values)
     assert all(math.isfinite(value) for values in logged for value in values.values())
     first, last = (sum(values["vae/l1"] for values in part) for part in (logged[:6], logged[-6:]))

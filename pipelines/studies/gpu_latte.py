@@ -22,7 +22,7 @@ from pipelines.run.folder import git_commit, write_json
 from pipelines.run.random_keys import Draws
 from pipelines.run.task import LoopConfig
 from pipelines.run.training_state import TrainingState
-from pipelines.run.update import update_player
+from pipelines.run.update import accumulate_gradient, take_step
 from pipelines.studies.benchmarks.latte_measurement import LatteJob, Predictor, SpeedTask, make_batch
 from pipelines.studies.benchmarks.latte_speed import PEAK_FLOPS, PROGRAM, row_of
 from pipelines.studies.benchmarks.vae_speed import machine, run_process
@@ -86,7 +86,7 @@ def longest(job: LatteJob) -> list[dict[str, Any]]:
 
     def step() -> None:
         draws = Draws(0, SpeedTask.stage, 0, batch["index"])
-        update_player(state.task, "latte", state.optimizers["latte"], batch, draws, 0, loop.lr, loop).read()
+        take_step(state, accumulate_gradient(state, "latte", batch, draws, 0)).read()
         state.average(1, updated=True)
 
     for _ in range(3):

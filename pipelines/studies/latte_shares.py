@@ -26,7 +26,7 @@ from pipelines.run.folder import git_commit, write_json
 from pipelines.run.random_keys import Draws
 from pipelines.run.task import LoopConfig
 from pipelines.run.training_state import TrainingState
-from pipelines.run.update import update_player
+from pipelines.run.update import accumulate_gradient, take_step
 from pipelines.studies.benchmarks.latte_measurement import LatteJob, Predictor, SpeedTask, make_batch
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "latte_shares.json"
@@ -78,16 +78,15 @@ def step_of(kind: str, is_fused: bool = True) -> Callable[[], None]:
     if not is_fused:
         groups = state.task.parameter_groups("latte")
         state.optimizers["latte"] = torch.optim.AdamW(groups, lr=loop.lr, foreach=False)
-        state.ema.foreach = False
     batch = make_batch(job, device)
 
     def step() -> None:
         draws = Draws(0, SpeedTask.stage, 0, batch["index"])
-        update_player(state.task, "latte", state.optimizers["latte"], batch, draws, 0, loop.lr, loop)
+        take_step(state, accumulate_gradient(state, "latte", batch, draws, 0))
         if is_fused:
             state.average(1, updated=True)
         else:
-            for average, weight in zip(state.ema.shadow_params, state.ema_parameters, strict=True):
+            for average, weight in zip(state.ema.averages, state.ema.parameters, strict=True):
                 average.lerp_(weight.detach(), 0.001)
 
     return step

@@ -72,7 +72,7 @@ def needs(config: Experiment) -> dict[str, Any]:
         "device": config.run.device,
         "data": config.data.root,
         "compiled": compiled,
-        "num_workers": max(loop.num_workers for _, loop in models.values()),
+        "num_workers": max(config.motion.loop.num_workers, config.vae.loop.num_workers),
         "disk_bytes": sum(bytes_on_disk(sizes[stage], models[stage][1]) for stage in stages),
         "weights": weights_wanted(config, "train_vae" in stages),
     }

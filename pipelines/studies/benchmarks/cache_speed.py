@@ -30,7 +30,7 @@ from pipelines.run.random_keys import Draws
 from pipelines.run.ranks import connect
 from pipelines.run.stage import select
 from pipelines.run.training_state import TrainingState
-from pipelines.run.update import update_player
+from pipelines.run.update import accumulate_gradient, take_step
 from pipelines.studies.benchmarks.options import Benchmark
 from pipelines.studies.benchmarks.speed_tables import aligned
 from pipelines.studies.benchmarks.vae_speed import machine
@@ -191,9 +191,9 @@ def train_row(config: Benchmark, folder: Path, device: torch.device) -> dict[str
         batch = next(batches)
         arrived = time.perf_counter()
         draws = Draws(0, task.stage, step, batch["index"])
-        update = update_player(task, "latte", state.optimizers["latte"], batch, draws, step, loop.lr, loop)
+        scalars = take_step(state, accumulate_gradient(state, "latte", batch, draws, step))
         state.average(step + 1, updated=True)
-        update.read()
+        scalars.read()
         if step >= config.benchmark.warm_up:
             waited, total = waited + arrived - started, total + time.perf_counter() - started
     started = time.perf_counter()

@@ -24,7 +24,7 @@ from pipelines.run.compilation import compile_blocks
 from pipelines.run.random_keys import Draws
 from pipelines.run.task import LoopConfig
 from pipelines.run.training_state import TrainingState
-from pipelines.run.update import update_player
+from pipelines.run.update import accumulate_gradient, take_step
 from pipelines.studies.benchmarks.measurement import autocast, end_with_parent, memory_gb, time_passes
 from pipelines.studies.benchmarks.published_latte import PublishedBlock, PublishedLatte
 
@@ -161,7 +161,7 @@ def measure(job: LatteJob) -> dict[str, Any]:
     draws = Draws(0, SpeedTask.stage, 0, batch["index"])
 
     def step() -> None:
-        update_player(state.task, "latte", state.optimizers["latte"], batch, draws, 0, loop.lr, loop)
+        take_step(state, accumulate_gradient(state, "latte", batch, draws, 0))
         state.average(1, updated=True)
 
     @torch.no_grad()
