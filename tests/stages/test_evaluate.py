@@ -30,7 +30,7 @@ from pipelines.data.synthetic import MOTIONS
 from pipelines.data.video_file import read_video, to_uint8, write_gif, write_video
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.index import open_index
-from pipelines.inputs.scores import score_name
+from pipelines.inputs.scores import scores_folder
 from pipelines.metrics import inception
 from pipelines.metrics.fvd_protocols import PROTOCOLS, real_frame_indices
 from pipelines.metrics.i3d_weights import KNOWN_BLOBS, git_blob_sha1
@@ -81,7 +81,7 @@ def load(root: Path, *arguments: str) -> Experiment:
 
 def scores_of(config: Experiment) -> dict:
     evaluate.run(config)
-    folder = Path(config.run.root) / config.run.name / "evaluate" / score_name(config)
+    folder = scores_folder(config)
     return json.loads((folder / "scores.json").read_text())
 
 
@@ -139,7 +139,7 @@ def test_64_against_64_videos_of_anybody(root: Path, peers: Path, capsys: pytest
     expected = restated_distance(toy_features(real), toy_features(fake))
     assert record["value"] == pytest.approx(expected, rel=1e-4)
     assert scores["generation"]["class_accuracy"] is not None and scores["reconstruction"] == {}
-    folder = root / "nano" / "evaluate" / score_name(config)
+    folder = scores_folder(config)
     with Image.open(folder / "samples.webp") as shown:
         assert (shown.n_frames, shown.height, shown.width) == (16, 64, 8 * 64 + 7 * GAP), "one of each class, enlarged"
 
@@ -268,7 +268,7 @@ def test_two_processes_share_the_work(root: Path, peers: Path, tmp_path: Path) -
     command = [*launcher, str(script), str(NANO), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    folder = root / "nano" / "evaluate" / score_name(config)
+    folder = scores_folder(config)
     shared = json.loads((folder / "scores.json").read_text())["generation"]
     assert shared["fvd16_record"]["num_videos"] == 40
     shutil.rmtree(folder)
@@ -388,7 +388,7 @@ def test_a_pipeline_is_sampled_and_scored(root: Path, tmp_path: Path) -> None:
 
     lost = folder / "lossless" / "00003-MoveDown.safetensors"
     lost.unlink()
-    shutil.rmtree(root / "nano" / "evaluate" / score_name(config))
+    shutil.rmtree(scores_folder(config))
     assert scores_of(config)["generation"]["fvd16_record"]["samples"] == record["samples"], "made again, the same"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model_index.json").write_text('{"_class_name": "LattePipeline"}')
