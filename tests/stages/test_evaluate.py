@@ -31,11 +31,15 @@ from pipelines.data.video_file import read_video, to_uint8, write_gif, write_vid
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.index import open_index
 from pipelines.inputs.scores import scores_folder
-from pipelines.metrics import inception
+from pipelines.metrics import declared, inception
+from pipelines.metrics.clip_set import ClipSet
+from pipelines.metrics.declared import HELD_OUT_CLIPS, ONE, Metric
 from pipelines.metrics.fvd_protocols import PROTOCOLS, real_frame_indices
 from pipelines.metrics.i3d_weights import KNOWN_BLOBS, git_blob_sha1
 from pipelines.parts.evaluate.autoencoders import DiffusersAutoencoder, open_autoencoder
+from pipelines.parts.evaluate.context import Evaluation, SampleSet
 from pipelines.parts.evaluate.video_files import check_videos, find_videos
+from pipelines.parts.evaluate.video_scores import score_videos
 from pipelines.run.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -419,3 +423,35 @@ def test_frame_scores_where_inception_is_there(root: Path, tmp_path: Path, monke
     expected = (p * (p / p.mean(dim=0)).log()).sum(dim=1).mean().exp().item()
     assert generation["inception_score_torchvision"] == pytest.approx(expected, rel=1e-4)
     assert generation["fid_torchvision"] > 0
+
+
+def test_the_folder_is_named_after_what_decides_about_scores(root: Path, tmp_path: Path) -> None:
+    def name(*arguments: str) -> str:
+        return scores_folder(load(root, f"evaluate.samples={tmp_path}", *arguments)).name
+
+    assert name("evaluate.i3d_batch_size=9") == name() != name("evaluate.num_sets=2")
+    assert name().startswith(f"{tmp_path.name}-")
+
+
+def test_a_metric_of_videos_is_declared_and_nothing_else(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def longer(generated: ClipSet, real: ClipSet) -> float:
+        return len(generated[0]) / len(real[0])
+
+    metric = Metric("longer", "Frames of a video over those of a real clip.", ONE, HELD_OUT_CLIPS, score=longer)
+    monkeypatch.setattr(declared, "_declared", {**declared.declared_metrics(), "longer": metric})
+    config = load(root)
+    videos = torch.stack([moving(seed, num_frames=34) for seed in range(2)])
+    samples = SampleSet(ClipSet.of(videos), ("a", "b"), "", "", 34)
+    evaluation = Evaluation(config, open_index(config), torch.device("cpu"), root, samples, None, False)
+    scores = score_videos(evaluation)
+    assert scores["longer"] == 34 / config.data.num_frames and scores["diversity"] > 0
+    table = evaluate.printed_table({"generation": scores}, {"classifier_clips": 7})
+    assert re.search(r"longer +2 +7 held-out clips at most", table)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("protocol", "fvd"), ("i3d_precision", "fp16"), ("lpips_network", "squeeze")]
+)
+def test_choices_are_refused_when_they_are_read(root: Path, option: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"evaluate.{option} is one of .*, got '{value}'"):
+        load(root, f"evaluate.{option}={value}")
