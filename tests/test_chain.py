@@ -34,7 +34,7 @@ from pipelines import (
 from pipelines.data.latent_cache import LatentCache
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.samples import sample_folder
-from pipelines.inputs.scores import score_name
+from pipelines.inputs.scores import scores_folder
 from pipelines.run.config import load_config
 from pipelines.run.folder import read_jsonl
 from pipelines.run.hashes import hash_folder
@@ -225,7 +225,7 @@ def test_samples_with_other_options_have_their_own_folder(root: Path, run_folder
     with pytest.raises(ValueError, match="is not finished.*chain.py"):
         report.run(other)
     evaluate.run(other)  # from mp4 files, and of two classes only: its scores cannot be taken for those of the first
-    scores = json.loads((root / "nano" / "evaluate" / score_name(other) / "scores.json").read_text())
+    scores = json.loads((scores_folder(other) / "scores.json").read_text())
     record = scores["generation"]["proxy_fvd16_record"]
     assert record["id"] == "proxy_fvd16-strict-lossy-n2-sets1-own-classes-bf16"
     with pytest.raises(ValueError, match="'Jump'.*MoveLeft, MoveRight"):

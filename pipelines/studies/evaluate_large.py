@@ -27,7 +27,7 @@ import torch
 from pipelines import prepare_data
 from pipelines.data.synthetic import MOTIONS, draw_scene, render
 from pipelines.inputs.experiment import Experiment
-from pipelines.inputs.scores import score_name
+from pipelines.inputs.scores import scores_folder
 from pipelines.parts.evaluate.features import CHUNK
 from pipelines.run.config import load_config
 from pipelines.run.folder import git_commit, write_json
@@ -151,8 +151,8 @@ def main(folder: Path, num_videos: int, more: Sequence[str]) -> None:
     began = time.monotonic()
     prepare(folder, num_videos, arguments)
     prepared = round(time.monotonic() - began, 1)
-    scores_folder = folder / "runs" / "large" / "evaluate" / score_name(load(arguments))
-    for made in (scores_folder, folder / "runs" / ".real_features"):
+    scored = folder / "runs" / "large" / "evaluate" / scores_folder(load(arguments)).name
+    for made in (scored, folder / "runs" / ".real_features"):
         shutil.rmtree(made, ignore_errors=True)
     num_files = 2 * -(-num_videos // CHUNK)
     killed = call(arguments, folder, kill_at=max(num_files // 3, 1))
@@ -160,7 +160,7 @@ def main(folder: Path, num_videos: int, more: Sequence[str]) -> None:
     resumed = call(arguments, folder)
     after = feature_files(folder)
     kept = all(after.get(name) == written for name, written in before.items())
-    generation = json.loads((scores_folder / "scores.json").read_text())["generation"]
+    generation = json.loads((scored / "scores.json").read_text())["generation"]
     record = next(value for name, value in generation.items() if name.endswith("fvd16_record"))
     minutes = (killed["seconds"] + resumed["seconds"]) / 60
     content = {
