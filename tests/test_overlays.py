@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_vae import clip
 
-from latte.config import LatteArchitecture, LatteConfig
+from latte.config import build_records
 from latte.latte import Latte
 from latte.sampler import SamplerConfig
 from pipelines.inputs.experiment import Experiment
@@ -148,9 +148,8 @@ def test_overlays_of_latte(base, name):
     parts = {
         part: {"shape": shape, "mean": [0.0] * shape[0], "std": [1.0] * shape[0]} for part, shape in shapes.items()
     }
-    options = {field.name: getattr(config.latte, field.name) for field in fields(LatteConfig)}
     with torch.device("meta"):
-        model = Latte(asdict(LatteArchitecture.build(LatteConfig(**options), parts, ["walk", "run"])))
+        model = Latte(**build_records(config.latte, parts, ["walk", "run"]))
     settings = SamplerConfig(**{field.name: getattr(config.sample, field.name) for field in fields(SamplerConfig)})
     expected = {"latte_parity": "ddpm", "modern": "heun", "image_to_video": "euler"}
     assert settings.method_for(model) == expected[name]

@@ -50,7 +50,7 @@ def seeds(*numbers: int) -> list[torch.Generator]:
         ("euler", {"time_shift": 2.0}),
         ("DPMSolverMultistepScheduler", {"time_shift": 2.0}),
         ("ddpm", {"objective": "epsilon"}),
-        ("DDIMScheduler", {"objective": "epsilon"}),
+        ("ddim", {"objective": "epsilon"}),
         ("ddpm", {"objective": "v"}),
         ("DPMSolverMultistepScheduler", {"objective": "v", "zero_terminal_snr": True}),
     ],

@@ -22,7 +22,7 @@ def write_preview(model: Latte, config: Experiment, folder: Path, step: int) -> 
     vae = load_autoencoder(resolve_model(config.cache.vae, run_path(config), "train_vae")).to(model.device)
     classes = list(range(min(config.latte.preview_classes, model.num_classes))) or [-1]
     labels = [label for label in classes for _ in range(config.latte.preview_per_class)]
-    can_guide = model.num_classes and model.architecture.label_dropout
+    can_guide = model.num_classes and model.training_options.label_dropout
     guidance_scale = config.sample.guidance_scale if can_guide else 1.0
     settings = SamplerConfig(steps=PREVIEW_STEPS, guidance_scale=guidance_scale)
     videos = []

@@ -9,7 +9,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from diffusers.models.transformers.latte_transformer_3d import LatteTransformer3
 from torch import Tensor, nn
 
 from latte.blocks import LatteBlock
-from latte.config import LatteArchitecture, LatteConfig
+from latte.config import LatteConfig, build_records
 from latte.latte import Latte
 from pipelines.run.compilation import compile_blocks
 from pipelines.run.random_keys import Draws
@@ -76,7 +76,7 @@ class Predictor(nn.Module):
             }
             classes = [f"class {number}" for number in range(NUM_CLASSES)]
             config = LatteConfig(size=job.size, **preset)
-            self.model: nn.Module = Latte(asdict(LatteArchitecture.build(config, parts, classes)))
+            self.model: nn.Module = Latte(**build_records(config, parts, classes))
         elif job.kind == "published_block":
             self.model = PublishedLatte(job.latents, depth, model_width, heads, patch, NUM_CLASSES)
         else:
