@@ -34,12 +34,13 @@ from pipelines.data.pictures import (
     video_uri,
 )
 from pipelines.data.video_file import to_uint8, write_gif
-from pipelines.inputs.experiment import Experiment, training_stages
+from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.index import open_index
 from pipelines.inputs.models import model_paths
 from pipelines.inputs.run_paths import run_path
 from pipelines.inputs.samples import read_samples, sample_folder
 from pipelines.inputs.scores import NOT_IN_NAME, SCORES_FILE, scores_folder
+from pipelines.inputs.training_stages import training_stages
 from pipelines.metrics.clip_set import evenly_spaced
 from pipelines.metrics.declared import ALWAYS, IF_MEASURED, RECONSTRUCTION, declared_metrics, scores_among
 from pipelines.parts.report import leaderboard

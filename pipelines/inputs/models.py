@@ -65,6 +65,11 @@ def take_weights(model: torch.nn.Module, source: torch.nn.Module, path: Path | s
     model.load_state_dict(source.state_dict())
 
 
+def autoencoder_path(config: Experiment) -> Path:
+    """The folder of the autoencoder whose latents this run is about: cache.vae, or its own."""
+    return resolve_model(config.cache.vae, run_path(config), "train_vae")
+
+
 def model_paths(config: Experiment) -> tuple[Path, Path]:
     """The folders of the Latte and of the autoencoder that decodes for it."""
     run_folder = run_path(config)

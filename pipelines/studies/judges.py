@@ -11,8 +11,7 @@ from pipelines.data.video_file import to_float, to_uint8
 from pipelines.inputs.cache import fixed_clips, open_cache
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.index import open_index
-from pipelines.inputs.models import resolve_model
-from pipelines.inputs.run_paths import run_path
+from pipelines.inputs.models import autoencoder_path
 from pipelines.metrics import class_accuracy
 from pipelines.metrics.clip_set import ClipSet, evenly_spaced
 from pipelines.metrics.diversity import diversity, nearest_distances
@@ -37,7 +36,7 @@ class Judges:
         """From the run's clips, cache and autoencoder."""
         index, options = open_index(config), config.evaluate
         cache, clips = open_cache(config, index), fixed_clips(config, index, "train")
-        vae = load_autoencoder(resolve_model(config.cache.vae, run_path(config), "train_vae"))
+        vae = load_autoencoder(autoencoder_path(config))
         positions = cache.split("train")
         chosen = evenly_spaced(len(positions), options.classifier_clips)
         plain = torch.stack([to_uint8(clips[i]["video"]) for i in chosen])

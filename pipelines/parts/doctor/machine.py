@@ -15,8 +15,9 @@ import torch
 
 from pipelines.data import frame_reader
 from pipelines.data.video_file import read_video, write_video
-from pipelines.inputs.experiment import Experiment, training_stages
+from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.models import planned_latte
+from pipelines.inputs.training_stages import training_stages
 from pipelines.parts.doctor.weights import weights_wanted
 from pipelines.run.config import load_config
 from pipelines.run.stage import DEFAULT_CONFIG

@@ -1,7 +1,6 @@
 """Class accuracy of an evaluation's samples, beside that of real clips; in constant memory."""
 
 from dataclasses import replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -12,8 +11,7 @@ from torch import Tensor
 
 from pipelines.data.video_file import to_float, to_uint8
 from pipelines.inputs.cache import fixed_clips, open_cache
-from pipelines.inputs.models import resolve_model
-from pipelines.inputs.run_paths import run_path
+from pipelines.inputs.models import autoencoder_path
 from pipelines.metrics import class_accuracy
 from pipelines.metrics.clip_set import ClipSet, evenly_spaced
 from pipelines.metrics.proxy_classifier import NAME as CLASSIFIER
@@ -97,7 +95,7 @@ def training_clips(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
         chosen_clips = evaluation.training.thinned(config.evaluate.classifier_clips)
         return small(chosen_clips), chosen_clips.labels
     cache, clips = open_cache(config, index), fixed_clips(replace(config, data=uncached(config.data)), index, "train")
-    vae = load_autoencoder(resolve_model(config.cache.vae, run_path(config), "train_vae")).to(device)
+    vae = load_autoencoder(autoencoder_path(config)).to(device)
     positions = cache.split("train")
     chosen = evenly_spaced(len(positions), config.evaluate.classifier_clips)
     labels = cache.labels[[positions[i] for i in chosen]]
@@ -111,7 +109,6 @@ def training_clips(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def decoded_clips(evaluation: Evaluation, clips: ClipSet) -> Tensor:
     """Encode and decode clips with the autoencoder of the cache -> (n, t, 32, 32, 3) uint8."""
-    folder = resolve_model(evaluation.config.cache.vae, Path(run_path(evaluation.config)), "train_vae")
-    vae = load_autoencoder(folder).to(evaluation.device)
+    vae = load_autoencoder(autoencoder_path(evaluation.config)).to(evaluation.device)
     decoded = (vae.reconstruct(to_float(batch).to(evaluation.device)).cpu() for batch, _ in clips.batches(BATCH))
     return torch.cat([shrink_frames(to_uint8(video)) for video in decoded])

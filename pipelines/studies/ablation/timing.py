@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from pipelines import train_motion, train_vae
-from pipelines.inputs.experiment import training_stages
 from pipelines.inputs.index import open_index
+from pipelines.inputs.training_stages import training_stages
 from pipelines.run.folder import write_json
 from pipelines.run.random_keys import Draws
 from pipelines.run.ranks import choose_device
