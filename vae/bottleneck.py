@@ -1,6 +1,6 @@
 """Bottleneck: features <-> latent. Compressed sensing (measure with phi, recover by unrolled ISTA) or linear.
 
-Every component has its own measurement `Measurement` (its half of the bottleneck belongs to its encoder) and its own
+Every part has its own measurement `Measurement` (its half of the bottleneck belongs to its encoder) and its own
 projection back, unless the projection is shared; the recovery network is shared like the decoder.
 """
 

@@ -1,4 +1,8 @@
-"""What every video autoencoder of this project offers; the stages, the trainer and the tests know only this."""
+"""What every video autoencoder of this project offers; the stages, the trainer and the tests know only this.
+
+A video autoencoder gives parts: keyframe, motion and residual latents, or one. What pictures and scores show of a coded
+clip, in pixels, are components.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +66,7 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
     """Base of all video autoencoders. A video is (b, 3, t, h, w) in [-1, 1]; a latent {part: (b, c, t', h', w')}.
 
     Networks want 4n + 1 frames and sizes that are multiples of `size_multiple`; encode pads anything else and
-    decode crops it back. A model implements `encode_chunk` and `decode_chunk`; whole clips are one chunk.
+    decode crops it back. A model implements shapes, `encode_chunk` and `decode_chunk`; a whole clip is one chunk.
     """
 
     block_class: type[nn.Module]  # what the networks repeat: `vae.compile` compiles each of these by itself
@@ -76,8 +80,8 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
 
     # ------------------------------------------------------------------ what a model implements
 
-    def new_state(self) -> Any:
-        """What coding one clip carries from chunk to chunk."""
+    def latent_shapes(self, clip_shape: tuple[int, int, int]) -> dict[str, tuple[int, int, int, int]]:
+        """(t, h, w) of a clip -> (c, t', h', w') of every part."""
         raise NotImplementedError
 
     def encode_chunk(self, video: torch.Tensor, state: Any, sample: bool, generator: Generators) -> Encoding:
@@ -88,17 +92,24 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
         """The frames of one chunk, (b, 3, t, h, w), not clipped."""
         raise NotImplementedError
 
+    # ------------------------------------------------------------------ what a model may have beyond that
+
+    def new_state(self) -> Any:
+        """What coding one clip carries from chunk to chunk."""
+        return None
+
     def components_chunk(self, video: torch.Tensor, state: Any) -> dict[str, torch.Tensor]:
         """What pictures and scores show of a chunk: at least "reconstruction", (b, 3, t, h, w)."""
-        raise NotImplementedError
-
-    def latent_shapes(self, clip_shape: tuple[int, int, int]) -> dict[str, tuple[int, int, int, int]]:
-        """(t, h, w) of a clip -> (c, t', h', w') of every part."""
-        raise NotImplementedError
+        latents = self.encode_chunk(video, state, sample=False, generator=None).latents
+        return {"reconstruction": self.decode_chunk(latents, state)}
 
     def forward(self, video: torch.Tensor, sample: bool = True, generator: Generators = None) -> Coded:
         """Encode and decode in one pass, keeping what the losses need; ValueError for a clip that needs padding."""
-        raise NotImplementedError
+        self.check_video(video)
+        encoding = self.encode(video, sample, generator)
+        reconstruction = self.decode(encoding.latents)
+        pairs = {"video": ComponentPair(reconstruction, video, starts_with_image=True)}
+        return Coded(encoding.posterior, encoding.latents, reconstruction, pairs, {})
 
     @staticmethod
     def has_motion_module(architecture: Any) -> bool:

@@ -15,14 +15,18 @@ from vae.interface import VideoAutoencoder
 from vae.rivals.concat_vae import ConcatVAE, ConcatVaeConfig
 from vae.rivals.plain_vae import PlainVAE, PlainVaeConfig
 
-MODELS: dict[str, type[VideoAutoencoder]] = {"deco_vae": DeCoVAE, "plain_vae": PlainVAE, "concat_vae": ConcatVAE}
+MODELS: dict[str, type[VideoAutoencoder]] = {
+    "deco_vae": DeCoVAE,
+    "plain_vae": PlainVAE,
+    "concat_vae": ConcatVAE,
+}
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
     """Which autoencoder, and the architecture of each; only the named one is built."""
 
-    name: str = "deco_vae"  # deco_vae, plain_vae (no decoupling) or concat_vae (one encoder for all components)
+    name: str = "deco_vae"  # which one is built and trained: deco_vae, or a rival (plain_vae: no decoupling)
     deco_vae: DecoVaeConfig = field(default_factory=DecoVaeConfig)  # architecture of deco_vae
     plain_vae: PlainVaeConfig = field(default_factory=PlainVaeConfig)  # architecture of plain_vae
     concat_vae: ConcatVaeConfig = field(default_factory=ConcatVaeConfig)  # architecture of concat_vae

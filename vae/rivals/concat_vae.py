@@ -86,9 +86,6 @@ class ConcatVAE(VideoAutoencoder):
         """M."""
         return [self.motion_module]
 
-    def new_state(self) -> None:
-        """Nothing passes from chunk to chunk: a clip is one chunk."""
-
     def encode_chunk(self, video: torch.Tensor, state: None, sample: bool, generator: Generators) -> Encoding:
         """One encoder on the nine channels."""
         posterior = self._measure(*self._decouple(video))

@@ -16,7 +16,7 @@ from vae.choices import check_choices
 from vae.decoder import Decoder
 from vae.encoder import BackboneConfig, Encoder
 from vae.gaussian import Gaussian, Generators
-from vae.interface import TEMPORAL_COMPRESSION, Coded, ComponentPair, Encoding, Latents, VideoAutoencoder, typed_config
+from vae.interface import TEMPORAL_COMPRESSION, Encoding, Latents, VideoAutoencoder, typed_config
 from vae.tiling import Place
 
 # Per network, and in it per tile: the last frames of its convolutions.
@@ -89,16 +89,3 @@ class PlainVAE(VideoAutoencoder):
             return video, (recovery_past, decoder_past)
 
         return self.by_tiles(network, latents["video"], self.size_multiple, 1, state["decoder"])
-
-    def components_chunk(self, video: torch.Tensor, state: PlainState) -> dict[str, torch.Tensor]:
-        """The reconstruction alone."""
-        latents = self.encode_chunk(video, state, sample=False, generator=None).latents
-        return {"reconstruction": self.decode_chunk(latents, state)}
-
-    def forward(self, video: torch.Tensor, sample: bool = True, generator: Generators = None) -> Coded:
-        """Encode and decode in one pass."""
-        self.check_video(video)
-        encoding = self.encode(video, sample, generator)
-        reconstruction = self.decode(encoding.latents)
-        pairs = {"video": ComponentPair(reconstruction, video, starts_with_image=True)}
-        return Coded(encoding.posterior, encoding.latents, reconstruction, pairs, {})
