@@ -156,12 +156,8 @@ class StageFolder:
                 return  # nothing new: the record of the call that made it stays
         write_text(self.path / "config.yaml", yaml.safe_dump(resolved, sort_keys=False, width=120))
         call = {"git_commit": git_commit(), "command": sys.argv}
-        provenance = {
-            "settings": resolved,
-            "inputs": inputs,
-            **call,
-            "earlier_calls": _earlier_calls(known or {}, call),
-        }
+        earlier = _earlier_calls(known or {}, call)
+        provenance = {"settings": resolved, "inputs": inputs, **call, "earlier_calls": earlier}
         write_json(self.path / "provenance.json", provenance)
 
     def log(self, values: Mapping[str, Any]) -> None:
