@@ -6,7 +6,6 @@ Of this run's samples, of evaluate.samples=FOLDER (anybody's videos, or an expor
 """
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from pipelines.parts.evaluate.sample_sources import read_folder, read_sample_set
 from pipelines.parts.evaluate.video_scores import score_videos
 from pipelines.run.folder import StageFolder, write_json
 from pipelines.run.hashes import digest, hash_folder
-from pipelines.run.ranks import connect, wait
+from pipelines.run.ranks import connect, is_first, wait
 from pipelines.run.stage import main, select
 
 STAGE = "evaluate"
@@ -113,11 +112,10 @@ def open_samples(config: Experiment, index: ClipIndex) -> SampleSet:
 @contextlib.contextmanager
 def in_turns() -> Any:
     """The first process alone, then the others, which find what it remembered."""
-    is_main = int(os.environ.get("RANK", "0")) == 0
-    if not is_main:
+    if not is_first():
         wait()
     yield
-    if is_main:
+    if is_first():
         wait()
 
 

@@ -46,6 +46,8 @@ def load_config(schema: type[T], arguments: Sequence[str], default: Path, base: 
         return typing.cast(T, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
         raise ValueError(f"the configuration is not usable: {_sentence(error)}") from error
+    except ValueError as error:
+        raise ValueError(_with_full_option(config, f"{error}")) from error
 
 
 def is_yaml(argument: str) -> bool:
@@ -128,6 +130,19 @@ def _field_type(schema: Any, name: str) -> Any:
             return typing.get_args(schema)[1] if typing.get_origin(schema) is dict else None
         schema = typing.get_type_hints(schema).get(part)
     return schema
+
+
+def _with_full_option(config: DictConfig, message: str) -> str:
+    """What a dataclass says of its own option ("precision is ..."), with the section where that stands before it."""
+    for name, node in config.items_ex(resolve=False):
+        if isinstance(node, DictConfig) and dataclasses.is_dataclass(OmegaConf.get_type(node)):
+            try:
+                OmegaConf.to_object(node)
+            except ValueError:
+                inside = _with_full_option(node, message)
+                is_own = inside.partition(" ")[0].partition(".")[0] in node
+                return f"{name!s}.{inside}" if is_own else inside
+    return message
 
 
 def _sentence(error: BaseException) -> str:
