@@ -73,8 +73,8 @@ def test_another_depth_takes_the_blocks_that_both_have(source):
 def test_parts_of_blocks_and_other_embeddings(source):
     model = tiny_latte(mlp="swiglu", positions="rope", patch=1)
     assert take_fitting_weights(model, source, "run") == [
-        "new weights: blocks.*.mlp.fc1, blocks.*.mlp.fc2, final_layer.heads.keyframe, "
-        "patch_embeddings.keyframe and 2 more",
+        "new weights: blocks.*.mlp.fc1, blocks.*.mlp.fc2, patch_embeddings.keyframe, "
+        "final_layer.heads.keyframe and 2 more",
         "trained with: latte.positions sincos",
     ]
     assert torch.equal(model.blocks[0].attention.qkv.weight, source.blocks[0].attention.qkv.weight)
