@@ -194,7 +194,7 @@ def test_a_latte_is_fine_tuned_with_other_options(root: Path, capfd: pytest.Capt
     assert "fit in part, new weights: blocks.2" in capfd.readouterr().err
     saved = json.loads((root / "fine" / "train_latte" / "last" / "config.json").read_text())
     assert (saved["training"]["label_dropout"], saved["training"]["time_mean"]) == (0.3, 0.5)
-    with pytest.raises(ValueError, match="no block"):
+    with pytest.raises(ValueError, match="the width of latte.size"):
         train_latte.run(replace(fine, latte=replace(fine.latte, width=32)))
 
 
