@@ -17,8 +17,8 @@ SHOWN = 4  # names in a message
 def take_fitting_weights(model: Latte, source: Latte, path: Path | str) -> list[str]:
     """Copy into `model` what fits of `source`, which was read from `path`; returns what did not fit, in phrases.
 
-    Raises ValueError, naming the option, where no block fits or the weights would mean nothing in `model`, for they were
-    trained to predict something else or other latents.
+    Raises ValueError, naming the option, where no block fits or the weights would mean nothing in `model`, trained as
+    they were to predict something else, or other latents.
     """
     check_kind(model, source, path)
     ours, theirs = model.state_dict(), source.state_dict()
