@@ -1,6 +1,6 @@
 """Starts a Latte from the weights of another: one with other training, classes, statistics of latents or depth.
 
-Parameters go by name and shape, rows of the label embedding by the names of the classes; the rest stays as it is.
+Parameters go by name and shape, rows of an embedding by what they stand for; the rest stays as it is.
 """
 
 from collections.abc import Sequence, Set
@@ -10,56 +10,60 @@ from torch import Tensor
 
 from latte.latte import Latte
 
-LABELS = "label_embedding.weight"
+NO_CLASS = ""
 SHOWN = 4  # names in a message
 
 
 def take_fitting_weights(model: Latte, source: Latte, path: Path | str) -> list[str]:
     """Copy into `model` what fits of `source`, which was read from `path`; returns what did not fit, in phrases.
 
-    Raises ValueError, naming the option, where the weights would mean nothing in `model`: no block fits, or they were
-    trained to predict something else or other latents.
+    Raises ValueError, naming the option, where no block fits or the weights would mean nothing in `model`, trained as
+    they were to predict something else, or other latents.
     """
-    check_meaning(model, source, path)
+    check_kind(model, source, path)
     ours, theirs = model.state_dict(), source.state_dict()
     taken = {name: tensor for name, tensor in theirs.items() if name in ours and tensor.shape == ours[name].shape}
-    if not any(name.startswith("blocks.") for name in taken):
-        raise ValueError(
-            f"no block of the model in {path} fits: its width is {source.architecture.dimensions()[1]}, expected "
-            f"{model.architecture.dimensions()[1]}: set the same latte.size or width, or name another model."
-        )
-    if LABELS in ours and LABELS in theirs:
-        taken[LABELS] = label_rows(model, source)
+    for name, rows in row_names(model).items():
+        if name in ours and name in theirs:
+            taken[name] = rows_by_name(ours[name], rows, theirs[name], row_names(source)[name])
     model.load_state_dict(ours | taken)
     return describe_rest(model, source, taken.keys())
 
 
-def check_meaning(model: Latte, source: Latte, path: Path | str) -> None:
-    """Raise ValueError where equal shapes of weights would mean something else in `model` than in `source`."""
-    layouts = [own.layout for own in (source, model)]
-    channels = [{part: shape[0] for part, shape in layout.parts.items()} for layout in layouts]
-    widths, heads = zip(*(own.architecture.dimensions()[1:3] for own in (source, model)), strict=True)
-    for option, got, expected in (
-        ("objective", source.architecture.objective, model.architecture.objective),
-        ("latent parts and their channels", *channels),
-        ("layout", *([(stream.name, stream.first_time) for stream in layout.streams] for layout in layouts)),
-        ("heads", *(heads if widths[0] == widths[1] else ("", ""))),
+def check_kind(model: Latte, source: Latte, path: Path | str) -> None:
+    """Raise ValueError where no block fits, or where equal shapes of weights would mean something else."""
+    (got_width, got_heads), (width, heads) = (own.architecture.dimensions()[1:3] for own in (source, model))
+    got_parts, parts = ({part: shape[0] for part, shape in own.layout.parts.items()} for own in (source, model))
+    got_streams, streams = ([stream.name for stream in own.layout.streams] for own in (source, model))
+    got_objective, objective = source.architecture.objective, model.architecture.objective
+    for option, got, expected, is_other in (
+        ("the width of latte.size", got_width, width, got_width != width),
+        ("latte.heads", got_heads, heads, got_heads != heads),
+        ("latte.objective", got_objective, objective, got_objective != objective),
+        ("the latent parts and their channels", got_parts, parts, got_parts != parts),
+        ("latte.layout, that is in its streams", got_streams, streams, not set(got_streams) & set(streams)),
     ):
-        if got != expected:
+        if is_other:
             raise ValueError(
-                f"the model in {path} has other {option} (got {got}, expected {expected}), so its weights mean nothing "
-                "here: set the same, or name another model."
+                f"the model in {path} has weights of no use here: it differs in {option} (got {got}, expected "
+                f"{expected}), set the same, or name another model."
             )
 
 
-def label_rows(model: Latte, source: Latte) -> Tensor:
-    """The label embedding (classes + 1, d) with the rows of the classes of the same name, and that of no class."""
-    rows, theirs = model.state_dict()[LABELS].clone(), source.state_dict()[LABELS]
-    places = {name: row for row, name in enumerate(source.architecture.classes)}
-    for row, name in enumerate(model.architecture.classes):
+def row_names(model: Latte) -> dict[str, list[str]]:
+    """What the rows of an embedding stand for, {name of the parameter: names of its rows}."""
+    return {
+        "label_embedding.weight": [*model.architecture.classes, NO_CLASS],
+        "stream_embedding": [stream.name for stream in model.layout.streams],
+    }
+
+
+def rows_by_name(ours: Tensor, our_names: Sequence[str], theirs: Tensor, their_names: Sequence[str]) -> Tensor:
+    """`ours` (n, d) with those rows of `theirs` (m, d) whose name it has too."""
+    rows, places = ours.clone(), {name: row for row, name in enumerate(their_names)}
+    for row, name in enumerate(our_names):
         if name in places:
             rows[row] = theirs[places[name]]
-    rows[model.num_classes] = theirs[source.num_classes]
     return rows
 
 

@@ -90,8 +90,7 @@ class Latte(ModelMixin, ConfigMixin):
         without classes. Returns {stream: (b, C_out, T, h, w)} in float32: C_out is C, or 2 C when the model predicts
         variances too (first C: noise, last C: variance, each in [-1, 1]).
         """
-        given = [stream for stream in self.layout.streams if stream.name in streams]
-        num_frames = {stream.name: streams[stream.name].shape[2] for stream in given}
+        num_frames = {s.name: streams[s.name].shape[2] for s in self.layout.streams if s.name in streams}
         frames, p = list(num_frames.values()), self.patch
 
         times = [timestep] if isinstance(timestep, Tensor) else [timestep[name] for name in num_frames]  # each (b,)
@@ -102,12 +101,13 @@ class Latte(ModelMixin, ConfigMixin):
             condition = condition + rearrange(self.label_embedding(labels), "b d -> b 1 d")  # (b, 1 or streams, d)
 
         tokens = []
-        for s in given:
-            patches = rearrange(streams[s.name], "b c f (h p) (w q) -> b f (h w) (c p q)", p=p, q=p)
-            tokens.append(self.patch_embeddings[s.name](patches))  # (b, f_stream, s, d)
-            if len(self.layout.streams) > 1:
-                tokens[-1] = tokens[-1] + self.stream_embedding[self.layout.streams.index(s)]  # (b, f_stream, s, d)
+        for index, stream in enumerate(self.layout.streams):
+            if stream.name in streams:
+                patches = rearrange(streams[stream.name], "b c f (h p) (w q) -> b f (h w) (c p q)", p=p, q=p)
+                own = self.patch_embeddings[stream.name](patches)  # (b, f_stream, s, d)
+                tokens.append(own + self.stream_embedding[index] if len(self.layout.streams) > 1 else own)
         x = torch.cat(tokens, dim=1)  # (b, f, s, d)
+
         rotation = self.first_frames(self.rotation, num_frames, dim=1) if self.rotates else None  # (2, f, s, d_head/2)
         x = x if self.rotates else x + self.patch_positions  # (b, f, s, d)
         for index, block in enumerate(self.blocks):
@@ -122,7 +122,8 @@ class Latte(ModelMixin, ConfigMixin):
         values = self.final_layer(x, condition, num_frames)  # {stream: (b, f_stream, s, p p C_out)}
         return {
             s.name: rearrange(values[s.name], "b f (h w) (p q c) -> b c f (h p) (w q)", h=s.height // p, p=p, q=p)
-            for s in given
+            for s in self.layout.streams
+            if s.name in streams
         }  # {stream: (b, C_out, T, h, w)}
 
     def first_frames(self, table: Tensor, num_frames: dict[str, int], dim: int) -> Tensor:

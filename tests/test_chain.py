@@ -185,6 +185,19 @@ def test_the_page_needs_nothing_beside_itself(run_folder: Path) -> None:
     assert "micro_batch_size: 2" in config and "fusion_blocks: 1" in config
 
 
+def test_a_latte_is_fine_tuned_with_other_options(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of another run: its weights, with other shares of noise and labels, one block more, and a cache of its own."""
+    given = (f"cache.vae={root / 'nano'}", f"latte.init_from={root / 'nano'}", "cache.storage=means_fp16")
+    fine = nano(root, "run.name=fine", *given, "latte.label_dropout=0.3", "latte.time_mean=0.5", "latte.depth=3")
+    for stage in (prepare_data, cache_latents, train_latte):
+        stage.run(fine)
+    assert "fit in part, new weights: blocks.2" in capfd.readouterr().err
+    saved = json.loads((root / "fine" / "train_latte" / "last" / "config.json").read_text())
+    assert (saved["training"]["label_dropout"], saved["training"]["time_mean"]) == (0.3, 0.5)
+    with pytest.raises(ValueError, match="the width of latte.size"):
+        train_latte.run(replace(fine, latte=replace(fine.latte, width=32)))
+
+
 def digests(folder: Path) -> dict[str, str]:
     files = (file for file in folder.rglob("*") if file.is_file() and file.name != ".lock")
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

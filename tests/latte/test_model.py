@@ -69,13 +69,16 @@ def test_parameter_counts_equal_latte(size, depth, width, count, channels, frame
 @pytest.mark.parametrize("attention", ["full", "factorised"])
 def test_blocks_are_the_identity_and_the_output_zero_at_the_start(attention):
     model = tiny_latte(attention=attention, depth=4)
-    inputs = []
+    inputs, embedded = [], []
+    for embedding in model.patch_embeddings.values():
+        embedding.register_forward_hook(lambda _, __, output: embedded.append(output))
     model.blocks[2].register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     model.final_layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     streams = streams_of(model)
     output = model(streams, torch.tensor([10.0, 900.0]), torch.tensor([0, 3]))
     assert all(not x.any() for x in output.values())
-    tokens = model.embed(streams) + model.frame_positions[:, None]
+    tokens = torch.cat([x + own for x, own in zip(embedded, model.stream_embedding, strict=True)], dim=1)
+    tokens = tokens + model.patch_positions + model.frame_positions[:, None]
     torch.testing.assert_close(inputs[0], tokens)
     torch.testing.assert_close(inputs[1], tokens)
 

@@ -10,7 +10,7 @@ from pipelines.run.ema_snapshots import SnapshotLoopConfig
 class LatteSection(LatteConfig):
     """The diffusion transformer and its training."""
 
-    init_from: str = ""  # run, model folder or checkpoint of the published Latte to start from; empty = random weights
+    init_from: str = ""  # run, model folder or published checkpoint to start from: what fits is taken; empty = random
     compile: bool = False  # torch.compile of the blocks; needs a C++ compiler
     shard_weights: bool = False  # split weights, averages and moments over the processes (FSDP2), to save GPU memory
     loop: SnapshotLoopConfig = field(default_factory=SnapshotLoopConfig)  # how long and how it is trained
