@@ -145,7 +145,7 @@ def test_there_is_no_circle() -> None:
         ("pipelines.inputs.samples", "from pipelines.sample import STAGE", "inputs imports"),
         ("pipelines.report", "from pipelines.parts.evaluate.preview import write_preview", "pieces of evaluate"),
         ("pipelines.parts.export.bundle", "from pipelines.parts.report.texts import CURVES", "pieces of report"),
-        ("pipelines.inputs.models", "from pipelines.parts.sample.options import SampleSection", "inputs imports"),
+        ("pipelines.inputs.models", "from pipelines.inputs.options.sample import SampleSection", "inputs imports"),
         ("pipelines.metrics.fvd", "from pipelines.run.ranks import connect", "a room imports itself"),
         ("latte.trainer", "from vae.interface import crop", "a room imports itself"),
         ("pipelines.evaluate", "from pipelines.studies.judges import Judges", "only research"),

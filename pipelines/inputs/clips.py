@@ -6,8 +6,8 @@ import torch
 
 from pipelines.data.clip_dataset import FixedClips, TrainingClips, batches, collate
 from pipelines.data.clip_index import ClipIndex
-from pipelines.inputs.clip_loop import ClipLoopConfig
 from pipelines.inputs.experiment import Experiment
+from pipelines.inputs.options.clip_loop import ClipLoopConfig
 from pipelines.run.random_keys import key
 from pipelines.run.ranks import connect
 

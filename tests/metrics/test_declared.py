@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipelines.inputs.options.evaluate import EvaluateSection
 from pipelines.metrics import declared
 from pipelines.metrics.declared import (
     HELD_OUT_CLIPS,
@@ -13,7 +14,6 @@ from pipelines.metrics.declared import (
     declared_metrics,
     scores_among,
 )
-from pipelines.parts.evaluate.options import EvaluateSection
 from pipelines.parts.report.leaderboard import TITLES
 from pipelines.run.config import to_dict
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from pipelines.data.pictures import write_png
 from pipelines.data.video_file import VideoWriter, to_float, to_uint8
 from pipelines.data.video_sources import VideoSource
+from pipelines.inputs.options.reconstruct import VIDEO_CODEC, ReconstructSection
 from pipelines.parts.reconstruct.file_scores import ComponentScores, ProtocolRun, Scoring
-from pipelines.parts.reconstruct.options import VIDEO_CODEC, ReconstructSection
 from pipelines.parts.reconstruct.pictures import FigureFrames, side_by_side
 from pipelines.run.folder import write_json
 from vae.interface import TEMPORAL_COMPRESSION, VideoAutoencoder

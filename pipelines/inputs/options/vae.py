@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pipelines.inputs.clip_loop import ClipLoopConfig
+from pipelines.inputs.options.clip_loop import ClipLoopConfig
 from vae.adaptation import AdaptationConfig
 from vae.objective import GanConfig, LossConfig
 from vae.registry import AutoencoderConfig
