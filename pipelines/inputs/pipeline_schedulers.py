@@ -24,8 +24,8 @@ REMEDIES = {
 def build_scheduler(model: Latte, method: str, time_shift: float) -> Scheduler:
     """The scheduler that walks as latte.sampler does with `method`; Euler for heun.
 
-    Heun as diffusers has it is further from ours than its Euler is. Its DDIM steps by 1000 / steps whatever its timesteps
-    are, so it gets those that lie so far apart, where ours reach from end to end.
+    Heun as diffusers has it is further from ours than its Euler is. Its DDIM steps by 1000 / steps whatever timesteps
+    it has, so it gets those that lie so far apart, where ours reach from end to end.
     """
     objective, zero_terminal_snr = model.architecture.objective, model.architecture.zero_terminal_snr
     if method == DPM_SOLVER:
