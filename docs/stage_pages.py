@@ -28,7 +28,9 @@ OWNERS = {
 ONLY_COMMAND = ("doctor",)  # stages without options of their own
 ARGUMENTS = {"benchmark": ["cache", "--help"]}  # of its three kinds, the one that reads all sections
 BEGIN, END = "<!-- options: written by docs/stage_pages.py -->", "<!-- end of options -->"
-OPTION = re.compile(r"^  (?P<name>[a-z]\w*\.\S+): (?P<type>[^=\n]+?)(?: = (?P<default>.*))?\n {8}(?P<meaning>.*)$", re.M)
+OPTION = re.compile(
+    r"^  (?P<name>[a-z]\w*\.\S+): (?P<type>[^=\n]+?)(?: = (?P<default>.*))?\n {8}(?P<meaning>.*)$", re.M
+)
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,9 @@ def stage_options(stage: str) -> list[Option]:
     """The options that `python pipelines/STAGE.py --help` prints, in its order."""
     script, printed = ROOT / "pipelines" / f"{stage}.py", io.StringIO()
     arguments = [str(script), *ARGUMENTS.get(stage, ["--help"])]
-    with mock.patch.object(sys, "argv", arguments), contextlib.redirect_stdout(printed):
-        with contextlib.suppress(SystemExit):  # --help ends the program
-            runpy.run_path(str(script), run_name="__main__")
+    ends = contextlib.suppress(SystemExit)  # as --help does
+    with mock.patch.object(sys, "argv", arguments), contextlib.redirect_stdout(printed), ends:
+        runpy.run_path(str(script), run_name="__main__")
     return [Option(**match.groupdict(default="")) for match in OPTION.finditer(printed.getvalue())]
 
 
