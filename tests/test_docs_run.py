@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from nano_run import NANO
+from nano_run import NANO, nano
 from pages import KINDS, PAGES, ROOT, Block, Command, blocks, name, stage_command
 
 from pipelines.inputs.experiment import Experiment
@@ -48,11 +48,7 @@ class Reader:
     runs: Path
     clips: Path
     video: Path
-
-    @property
-    def samples(self) -> Path:
-        """A folder of anybody's videos."""
-        return sample_folder(load_config(Experiment, [str(NANO), f"run.root={self.runs}"], NANO)) / "mp4"
+    samples: Path  # a folder of anybody's videos
 
     def own(self, text: str) -> str:
         """The words of a page -> what this reader has."""
@@ -87,7 +83,8 @@ def reader(nano_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         shutil.copytree(nano_root / "nano", folder / "runs" / run)
     clips = folder / "clips"
     shutil.copytree(nano_root / "nano" / "prepare_data" / "moving_shapes", clips)
-    yield Reader(folder / "runs", clips, sorted(clips.rglob("*.avi"))[0])
+    samples = sample_folder(nano(folder / "runs")) / "mp4"
+    yield Reader(folder / "runs", clips, sorted(clips.rglob("*.avi"))[0], samples)
     torch.set_num_threads(threads)  # nano.yaml sets one
 
 
