@@ -1,5 +1,6 @@
 # make demo: the whole chain on the embedded data set, ending in runs/demo/report/index.html
 # make test, make lint: the tests; style and types
+# make docs: the options in docs/stages and the picture of docs/architecture.md, after options or files were renamed
 # make faults: kills, full disks, damaged files and the like, hundreds of them; writes docs/results/faults.md (up to 90 minutes)
 # Each makes .venv from requirements.lock when it is not there, when the lock changed, or when an install was cut short.
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 demo: .venv/project
 	$(BIN)/python pipelines/chain.py configs/demo.yaml
@@ -17,6 +18,10 @@ test: .venv/project
 
 faults: .venv/project
 	$(BIN)/python tests/faults/run.py
+
+docs: .venv/project
+	$(BIN)/python docs/stage_pages.py
+	$(BIN)/python docs/architecture_picture.py
 
 lint: .venv/project
 	$(BIN)/ruff check .
@@ -42,4 +47,4 @@ lint: .venv/project
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.PHONY: help demo test faults lint
+.PHONY: help demo test faults docs lint

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the folder of real clips, and tiny video files made on the spot."""
+"""Fixtures for all tests: the folder of real clips, a finished nano run, and tiny video files made on the spot."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nano_run import make_run
 from torch import Tensor
 
 from pipelines.data.video_file import write_video
@@ -22,6 +23,14 @@ def real_clips(pytestconfig: pytest.Config) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real clips: {folder} (pytest's ini option real_clips) does not exist")
     return folder
+
+
+@pytest.fixture(scope="session")
+def nano_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of runs that holds a finished run of the whole chain at nano size, called nano."""
+    root = tmp_path_factory.mktemp("runs")
+    make_run(root)
+    return root
 
 
 @pytest.fixture
