@@ -11,6 +11,7 @@ from typing import Any
 from latte.latent_layout import KEYFRAME, LAYOUTS, LatentLayout
 
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}  # depth, width, heads
+NAMED_SIZES = tuple(f"{name}/{patch}" for name in SIZES for patch in (1, 2, 4, 8))
 CUSTOM_HEAD_SIZE = 64
 SMALLEST_ROTATED_HEAD = 6  # a pair of channels for each of time, row and column
 CHOICES = {
@@ -56,9 +57,9 @@ class LatteNetwork:
         if self.size == "custom":
             depth, width, heads, patch = self.depth, self.width, max(self.width // CUSTOM_HEAD_SIZE, 1), self.patch
         else:
-            name, _, number = self.size.partition("/")
-            if name not in SIZES or number not in ("1", "2", "4", "8"):
+            if self.size not in NAMED_SIZES:
                 raise ValueError(f"latte.size is {self.size!r}, expected custom or S, B, L, XL with /1, /2, /4 or /8.")
+            name, _, number = self.size.partition("/")
             depth, width, heads, patch = *SIZES[name], int(number)
         heads = self.heads or heads
         if min(depth, width, heads, patch) < 1 or width % heads or width % 4:

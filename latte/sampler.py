@@ -25,6 +25,7 @@ METHODS = {  # of each objective; `auto` takes the first
     "epsilon": ("ddpm", "ddim", DPM_SOLVER),
     "v": ("ddim", "ddpm", DPM_SOLVER),
 }
+KNOWN_METHODS = ("auto", *dict.fromkeys(method for methods in METHODS.values() for method in methods))
 Callback = Callable[[int, int, Parts], None]
 
 
@@ -40,6 +41,10 @@ class SamplerConfig:
     cfg_channels: int = 0  # guide only the first channels of every stream (4: as Latte's published code); 0 = all
     time_shift: float = 1.0  # above 1: more of the steps at high noise
     keyframe_lead: float = 0.0  # share of the steps by which the keyframe is denoised ahead of the rest, up to 0.5
+
+    def __post_init__(self) -> None:
+        if self.method not in KNOWN_METHODS:
+            raise ValueError(f"sample.method is {self.method!r}, expected one of {', '.join(KNOWN_METHODS)}.")
 
     def method_for(self, model: Latte, weak_model: Latte | None = None) -> str:
         """The method for this model; raises ValueError for settings that do not fit it."""

@@ -23,7 +23,7 @@ from pipelines.inputs.models import load_latte
 from pipelines.inputs.precision import autocast
 from pipelines.inputs.run_paths import run_path
 from pipelines.inputs.samples import NOT_IN_NAME, sample_inputs, sampler_settings, set_name
-from pipelines.parts.sample.files import FORMATS, is_complete, write_grid, write_sample
+from pipelines.parts.sample.files import is_complete, write_grid, write_sample
 from pipelines.parts.sample.plan import plan_samples
 from pipelines.parts.sample.previews import preview_writer
 from pipelines.run.folder import StageFolder, write_json
@@ -38,9 +38,6 @@ STAGE = "sample"
 def run(config: Experiment) -> None:
     """Generate the videos of the `sample` section that are not there yet."""
     ranks = connect(config.run.device)
-    unknown = [name for name in config.sample.save if name not in FORMATS]
-    if unknown or not config.sample.save:
-        raise ValueError(f"sample.save is {list(config.sample.save)}, expected one or both of {', '.join(FORMATS)}")
     inputs = sample_inputs(config)
     folder = StageFolder(config.run.root, config.run.name, f"{STAGE}/{set_name(config)}")
     changeable = [f"sample.{name}" for name in NOT_IN_NAME]

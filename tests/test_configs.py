@@ -1,8 +1,6 @@
-"""Every shipped YAML loads and fits its models, and every option is read somewhere."""
+"""Every shipped YAML loads and fits its models, no backbone is written twice, a typo is answered."""
 
-import ast
 import dataclasses
-import typing
 from pathlib import Path
 
 import pytest
@@ -11,12 +9,11 @@ import yaml
 
 from pipelines import chain
 from pipelines.inputs.experiment import Experiment
-from pipelines.run.config import describe_options, field_comments, load_config
+from pipelines.run.config import describe_options, load_config
 from vae.registry import build_autoencoder
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))  # overlays, which need a base: test_overlays.py
-PRODUCT = [path for room in ("vae", "latte", "pipelines") for path in (ROOT / room).rglob("*.py")]
 
 
 def load(*arguments):
@@ -35,29 +32,6 @@ def test_every_yaml_loads_and_describes_its_models(path):
     with torch.device("meta"):
         shapes = build_autoencoder(config.vae).latent_shapes((config.data.num_frames, *[config.data.resolution] * 2))
     assert all(all(size > 0 for size in shape) for shape in shapes.values())
-
-
-def options(schema=Experiment):
-    for field in dataclasses.fields(schema):
-        kind = typing.get_type_hints(schema)[field.name]
-        yield schema, field.name
-        if dataclasses.is_dataclass(kind):
-            yield from options(kind)
-
-
-def test_every_option_is_read_and_explained():
-    read = set()
-    for path in PRODUCT:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute):
-                read.add(node.attr)
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                read.add(node.value)  # getattr(config, "keyframe_encoder")
-    unread = {f"{schema.__name__}.{name}" for schema, name in options() if name not in read}
-    assert unread == set()
-    for schema, name in options():
-        if schema is not Experiment:
-            assert field_comments(schema).get(name), f"{schema.__name__}.{name} has no comment that says what it means"
 
 
 def test_help_lists_every_section():

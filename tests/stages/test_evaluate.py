@@ -447,11 +447,3 @@ def test_a_metric_of_videos_is_declared_and_nothing_else(root: Path, monkeypatch
     assert scores["longer"] == 34 / config.data.num_frames and scores["diversity"] > 0
     table = evaluate.printed_table({"generation": scores}, {"classifier_clips": 7})
     assert re.search(r"longer +2 +7 held-out clips at most", table)
-
-
-@pytest.mark.parametrize(
-    ("option", "value"), [("protocol", "fvd"), ("i3d_precision", "fp16"), ("lpips_network", "squeeze")]
-)
-def test_choices_are_refused_when_they_are_read(root: Path, option: str, value: str) -> None:
-    with pytest.raises(ValueError, match=f"evaluate.{option} is one of .*, got '{value}'"):
-        load(root, f"evaluate.{option}={value}")

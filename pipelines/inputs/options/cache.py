@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from pipelines.inputs.precision import PRECISIONS
+from vae.choices import check_choices
+
 
 @dataclass(frozen=True)
 class CacheSection:
@@ -18,8 +21,7 @@ class CacheSection:
     num_jobs: int = 1  # processes that share the work, each started by itself, with its own number in cache.job
 
     def __post_init__(self) -> None:
-        if self.storage not in ("moments_fp32", "means_fp16"):
-            raise ValueError(f"cache.storage is {self.storage!r}, but must be moments_fp32 or means_fp16")
+        check_choices(self, "cache", precision=PRECISIONS, storage=("moments_fp32", "means_fp16"))
         for name in ("clips_per_video", "crops_per_clip", "clips_per_shard", "num_jobs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"cache.{name} is {getattr(self, name)}, but must be 1 or more")

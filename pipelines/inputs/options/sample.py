@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 
 from latte.sampler import SamplerConfig
+from pipelines.inputs.precision import PRECISIONS
+from vae.choices import check_choices
+
+FORMATS = ("mp4", "lossless")
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,10 @@ class SampleSection(SamplerConfig):
     preview_every: int = 0  # pictures of the first batch every so many steps, without decoding; 0 = off
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choices(self, "sample", weights=("last", "best"), precision=PRECISIONS)
+        if not self.save or set(self.save) - set(FORMATS):
+            raise ValueError(f"sample.save is {list(self.save)}, expected one or both of {', '.join(FORMATS)}")
         if len(self.interpolate) not in (0, 2):
             raise ValueError(f"sample.interpolate holds {len(self.interpolate)} seeds, but must hold two: [1,2]")
         for name in ("per_class", "batch_size"):

@@ -12,7 +12,6 @@ from pipelines.data.video_file import read_video, write_gif, write_video
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.samples import sample_file
 
-FORMATS = ("mp4", "lossless")
 GRID_COLUMNS, GRID_ROWS = 8, 16
 
 

@@ -17,7 +17,6 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from latte.config import LatteConfig
 from pipelines.run.folder import StageFolder, git_commit, write_json
 from pipelines.run.ranks import choose_device
 from pipelines.run.stage import select
@@ -72,7 +71,6 @@ def plan(config: Benchmark, device: str) -> list[LatteJob]:
     if unknown := [kind for kind in section.latte_models if kind not in KINDS]:
         raise ValueError(f"benchmark.latte_models names {', '.join(unknown)}: choose of {', '.join(KINDS)}")
     channels, frames, height, width = section.latte_latents
-    LatteConfig(size=section.latte_size).dimensions()
     return [
         LatteJob(
             kind,

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from latte.config import NAMED_SIZES
 from pipelines.inputs.experiment import Experiment
+from pipelines.inputs.precision import PRECISIONS
+from vae.choices import check_choices
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,7 @@ class BenchmarkSection:
                 f"benchmark.latte_latents is {list(self.latte_latents)} and latte_batch {self.latte_batch}, but must "
                 "be channels, frames (2 or more), height and width, and 1 or more"
             )
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"benchmark.precision is {self.precision!r}, but must be fp32 or bf16")
+        check_choices(self, "benchmark", precision=PRECISIONS, latte_size=NAMED_SIZES)
         if min(self.rounds, self.repeats) < 1 or self.warm_up < 0 or not self.models:
             raise ValueError("benchmark.rounds and repeats must be 1 or more, warm_up 0 or more, and models not empty")
 
