@@ -1,4 +1,4 @@
-"""What `make demo` gives: the chain on the embedded moving shapes. python -m pipelines.studies.demo [study.key=value ...]"""
+"""What `make demo` gives, on the embedded moving shapes: python -m pipelines.studies.demo [study.key=value ...]"""
 
 from pipelines.studies.chain_scores import chain_study
 from pipelines.studies.experiments import DEMO

@@ -1,8 +1,8 @@
 """evaluate on many videos, killed once and resumed: python -m pipelines.studies.evaluate_large [study.key=value ...]
 
 2048 real clips and as many samples of 16 frames of 128 x 128, from the embedded moving shapes with other seeds, are
-scored by pipelines/evaluate.py, in two processes under torchrun where the machine has two cores. The first call is ended
-by SIGKILL while it computes features; the same command goes on.
+scored by pipelines/evaluate.py, in two processes under torchrun where the machine has two cores. The first call is
+ended by SIGKILL while it computes features; the same command goes on.
 """
 
 import contextlib
@@ -38,10 +38,9 @@ GB = 1e9
 
 def arguments_of(folder: Path, num_videos: int, tiny: bool) -> list[str]:
     """What `evaluate` is called with."""
-    side = 32 if tiny else SIDE
-    shapes = (
-        f"{{resolution: {side}, num_frames: {FRAMES}, train_per_class: {num_videos // 8}, validation_per_class: {1 if tiny else 8}}}"
-    )
+    side, held_out = (32, 1) if tiny else (SIDE, 8)
+    counts = f"train_per_class: {num_videos // 8}, validation_per_class: {held_out}"
+    shapes = f"{{resolution: {side}, num_frames: {FRAMES}, {counts}}}"
     data = [f"data.shapes={shapes}", f"data.resolution={side}", "data.num_frames=13"]
     own = [f"evaluate.samples={folder / 'samples'}", f"evaluate.num_videos={num_videos}", "evaluate.i3d_precision=fp32"]
     run = [f"run.root={folder / 'runs'}", "run.name=large", "run.device=cpu", "run.threads=1"]
@@ -192,7 +191,10 @@ def table(rows: Rows) -> str:
     for row in rows:
         found, shape = row.values, row.arguments
         kept = "all kept" if found["files_kept"] else "NOT kept"
-        cells = [f"{shape['videos']} against {shape['videos']}", f"{shape['frames']} x {shape['side']} x {shape['side']}"]
+        cells = [
+            f"{shape['videos']} against {shape['videos']}",
+            f"{shape['frames']} x {shape['side']} x {shape['side']}",
+        ]
         cells += [f"{found['minutes']:.0f}", f"{found['peak_gb']:.1f}", f"{found['peak_gb_of_one']:.1f}"]
         lines.append(([row], [*cells, f"{found['files_at_kill']} of {found['files']}, {kept}", f"`{found['id']}`"]))
     head = ["videos", "of", "minutes", "peak GB of all processes", "of one", "files of features at the kill", "id"]

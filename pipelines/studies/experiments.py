@@ -1,4 +1,4 @@
-"""The experiments that several studies begin with: their configuration, made tiny where asked, and their autoencoder."""
+"""The experiments that several studies begin with: their options, made tiny where asked, and their autoencoder."""
 
 from collections.abc import Sequence
 from dataclasses import replace

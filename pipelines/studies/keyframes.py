@@ -164,7 +164,11 @@ def table(rows: Rows) -> str:
 
 
 STUDY = Study(
-    "keyframes", (*AUTOENCODER_CODE, *MODELS, FILES, "pipelines.studies.keyframes"), cases, measure, {"keyframes": table}
+    "keyframes",
+    (*AUTOENCODER_CODE, *MODELS, FILES, "pipelines.studies.keyframes"),
+    cases,
+    measure,
+    {"keyframes": table},
 )
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ def rates(options: StudySection) -> tuple[float, ...]:
 
 def cases(options: StudySection) -> list[Case]:
     """A case per preset and rate, and one per preset that is judged at its best rate."""
-    tuned = [Case({"preset": preset, "lr": f"{rate:g}"}, 0) for preset in PRESETS for rate in rates(options)]
-    return [*tuned, *(Case({"preset": preset, "lr": BEST}, 0) for preset in PRESETS)]
+    presets = PRESETS[:1] if options.tiny else PRESETS
+    tuned = [Case({"preset": preset, "lr": f"{rate:g}"}, 0) for preset in presets for rate in rates(options)]
+    return [*tuned, *(Case({"preset": preset, "lr": BEST}, 0) for preset in presets)]
 
 
 def training(preset: str, rate: str, steps: tuple[int, ...], is_judged: bool) -> Training:

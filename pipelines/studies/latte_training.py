@@ -56,9 +56,7 @@ def train_all(options: StudySection, work: Path, trainings: Sequence[Training]) 
         yield from (done.result() for done in as_completed(waiting))
 
 
-def train_and_judge(
-    options: StudySection, work: Path, training: Training, judges: Judges
-) -> tuple[str, list[Record]]:
+def train_and_judge(options: StudySection, work: Path, training: Training, judges: Judges) -> tuple[str, list[Record]]:
     """One training in a run of its own, with the clips, the autoencoder and the cache of all."""
     torch.set_num_threads(1)
     words = [SMALL, *training.words, *actions64(options), "run.threads=1", f"cache.vae={work / 'base'}"]
@@ -73,7 +71,10 @@ def train_and_judge(
         config = replace(config, latte=replace(config.latte, loop=loop))
         train_latte.run(config)
         metrics = read_jsonl(run_path(config) / train_latte.STAGE / "metrics.jsonl")
-        record = {"steps": steps, "loss": [line["validation/loss"] for line in metrics if "validation/loss" in line][-1]}
+        record = {
+            "steps": steps,
+            "loss": [line["validation/loss"] for line in metrics if "validation/loss" in line][-1],
+        }
         record["steps_per_second"] = [line["steps_per_second"] for line in metrics if "steps_per_second" in line][-1]
         if training.is_judged:
             record |= judge(config, judges, is_last=steps == training.milestones[-1])

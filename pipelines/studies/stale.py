@@ -10,7 +10,10 @@ from pipelines.studies.code_hash import REPOSITORY, hash_code
 from pipelines.studies.result_rows import mark_stale, read_rows, write_page, write_rows
 from pipelines.studies.study import RESULTS, Study
 
-STUDIES = ("vae_ablation",)
+STUDIES = (
+    *("demo", "actions64", "vae_ablation", "keyframes", "latent_layouts", "latte_presets", "metric_sanity"),
+    *("vae_speed", "latte_speed", "cache_speed", "evaluate_large", "two_processes", "gpu_latte", "gpu_training"),
+)
 
 
 def load_study(name: str) -> Study:

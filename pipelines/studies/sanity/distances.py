@@ -67,9 +67,7 @@ def by_features(clips: Clips, folder: Path, sources: Sequence[Features], num_spl
     return measured
 
 
-def features_of(
-    clips: Clips, name: str, strength: int, folder: Path, sources: Sequence[Features]
-) -> dict[str, Tensor]:
+def features_of(clips: Clips, name: str, strength: int, folder: Path, sources: Sequence[Features]) -> dict[str, Tensor]:
     """{metric: (n, d)} of all clips under one damage, computed once."""
     found: dict[str, Tensor] = {}
     for source in sources:
