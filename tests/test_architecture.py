@@ -16,9 +16,7 @@ OURS = ("vae", "latte", "pipelines", "tests")
 FORBIDDEN_NAMES = {"utils", "util", "common", "misc", "helpers", "helper"}
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_LOOP = 300, 60, 100
 SOURCES = sorted(path for top in ("vae", "latte", "pipelines") for path in (ROOT / top).rglob("*.py"))
-PRODUCT = [path for path in SOURCES if "studies" not in path.parts]
 every_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-every_product_source = pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
 # The stages that run other stages; the two of them that are research, and may use the studies.
 COMPOSERS, RESEARCH = ("chain", "ablate"), ("ablate", "benchmark")
 
@@ -194,7 +192,7 @@ def test_planted_circles_are_found() -> None:
     ) == [["pipelines.run.loop", "pipelines.run.update"]]
 
 
-@every_product_source
+@every_source
 def test_files_are_small_named_and_introduced(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) < LONGEST_FILE
@@ -246,7 +244,7 @@ def functions(path: Path) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionD
     yield from visit(tree(path), True)
 
 
-@every_product_source
+@every_source
 def test_functions_are_short_and_typed(path: Path) -> None:
     for function, _ in functions(path):
         length = (function.end_lineno or function.lineno) - function.lineno + 1
@@ -259,7 +257,7 @@ def test_functions_are_short_and_typed(path: Path) -> None:
         assert function.returns is not None, f"{function.name} does not say what it returns"
 
 
-@every_product_source
+@every_source
 def test_public_tensor_functions_are_documented(path: Path) -> None:
     """Shapes and ranges of what goes through a public function stand in its docstring."""
     missing = [

@@ -37,8 +37,8 @@ def load_config(schema: type[T], arguments: Sequence[str], default: Path, base: 
             raise ValueError(f"argument {argument!r} is not understood: {GRAMMAR}, for example run.name=mine")
     files = [Path(argument) for argument, file in zip(arguments, is_file, strict=True) if file]
     config = OmegaConf.structured(schema if base is None else base)
-    for file in files or ([default] if base is None else []):
-        for path, content in _with_bases(file, default):
+    for file in files or ([default] if base is None else []):  # type: ignore[assignment]
+        for path, content in _with_bases(file, default):  # type: ignore[arg-type]
             config = _merge(config, content, f"{path}")
     for argument in (argument for argument, file in zip(arguments, is_file, strict=True) if not file):
         config = _merge(config, _read_argument(schema, argument), f"argument {argument!r}")

@@ -1,11 +1,8 @@
-"""evaluate on many videos, killed once and resumed: docs/results/evaluate_large.json.
+"""evaluate on many videos, killed once and resumed: python -m pipelines.studies.evaluate_large [study.key=value ...]
 
-python pipelines/studies/evaluate_large.py FOLDER [NUM_VIDEOS] [key=value ...]
-
-NUM_VIDEOS (2048) real clips and as many samples of 16 frames of 128 x 128, from the embedded moving shapes with other
-seeds, are scored by pipelines/evaluate.py, in two processes under torchrun where the machine has two cores. The first
-call is ended by SIGKILL while it computes features; the same command goes on. What FOLDER holds already of the videos
-is not made again.
+2048 real clips and as many samples of 16 frames of 128 x 128, from the embedded moving shapes with other seeds, are
+scored by pipelines/evaluate.py, in two processes under torchrun where the machine has two cores. The first call is
+ended by SIGKILL while it computes features; the same command goes on.
 """
 
 import contextlib
@@ -17,12 +14,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from pipelines import prepare_data
 from pipelines.data.synthetic import MOTIONS, draw_scene, render
@@ -30,49 +26,52 @@ from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.scores import scores_folder
 from pipelines.parts.evaluate.features import CHUNK
 from pipelines.run.config import load_config
-from pipelines.run.folder import git_commit, write_json
+from pipelines.studies.code_hash import REPOSITORY
+from pipelines.studies.experiments import DEMO, TINY
+from pipelines.studies.result_rows import Rows, markdown_table
+from pipelines.studies.study import Case, Measured, Study, StudySection, main
 
-ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "configs" / "demo.yaml"
 FRAMES, SIDE, SEED_OF_SAMPLES = 16, 128, 7
-LONGEST_MINUTES, MOST_GB = 75.0, 3.0
+NUM_VIDEOS, TINY_VIDEOS = 2048, 8
 GB = 1e9
 
 
-def arguments_of(folder: Path, num_videos: int, more: Sequence[str]) -> list[str]:
+def arguments_of(folder: Path, num_videos: int, tiny: bool) -> list[str]:
     """What `evaluate` is called with."""
-    shapes = (
-        f"{{resolution: {SIDE}, num_frames: {FRAMES}, train_per_class: {num_videos // 8}, validation_per_class: 8}}"
-    )
-    data = [f"data.shapes={shapes}", f"data.resolution={SIDE}", "data.num_frames=13"]
+    side, held_out = (32, 1) if tiny else (SIDE, 8)
+    counts = f"train_per_class: {num_videos // 8}, validation_per_class: {held_out}"
+    shapes = f"{{resolution: {side}, num_frames: {FRAMES}, {counts}}}"
+    data = [f"data.shapes={shapes}", f"data.resolution={side}", "data.num_frames=13"]
     own = [f"evaluate.samples={folder / 'samples'}", f"evaluate.num_videos={num_videos}", "evaluate.i3d_precision=fp32"]
     run = [f"run.root={folder / 'runs'}", "run.name=large", "run.device=cpu", "run.threads=1"]
-    return [str(DEMO), *data, *own, *run, *more]
+    return [str(REPOSITORY / DEMO), *(TINY if tiny else ()), *data, *own, *run]
 
 
 def prepare(folder: Path, num_videos: int, arguments: Sequence[str]) -> None:
     """The real clips as .avi files, the samples as arrays in folders named as their classes; what is there stays."""
-    prepare_data.run(load(arguments))
+    config = load(arguments)
+    prepare_data.run(config)
     for number in range(num_videos):
         motion = list(MOTIONS)[number % len(MOTIONS)]
         path = folder / "samples" / motion / f"{number:05d}.npy"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             random = np.random.default_rng([SEED_OF_SAMPLES, number])
-            np.save(path.with_name("part"), render(draw_scene(random), motion, FRAMES, SIDE, random))
+            np.save(path.with_name("part"), render(draw_scene(random), motion, FRAMES, config.data.resolution, random))
             path.with_name("part.npy").replace(path)
 
 
 def load(arguments: Sequence[str]) -> Experiment:
-    return load_config(Experiment, list(arguments), DEMO)
+    """The experiment behind these arguments."""
+    return load_config(Experiment, list(arguments), REPOSITORY / DEMO)
 
 
 def start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     """evaluate as a user calls it, one process per core."""
     count = min(os.cpu_count() or 1, 2)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
-    command = [sys.executable, *launcher, str(ROOT / "pipelines" / "evaluate.py"), *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, str(REPOSITORY / "pipelines" / "evaluate.py"), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     with log.open("ab") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
 
@@ -113,6 +112,7 @@ class Memory:
         return 0
 
     def stop(self) -> None:
+        """End the watch."""
         self._done.set()
         self._thread.join()
 
@@ -145,50 +145,69 @@ def call(arguments: Sequence[str], folder: Path, kill_at: int = 0) -> dict[str, 
     }
 
 
-def main(folder: Path, num_videos: int, more: Sequence[str]) -> None:
-    """Prepare, kill, resume, and the record of it."""
-    arguments = arguments_of(folder, num_videos, more)
-    began = time.monotonic()
-    prepare(folder, num_videos, arguments)
-    prepared = round(time.monotonic() - began, 1)
-    scored = folder / "runs" / "large" / "evaluate" / scores_folder(load(arguments)).name
-    for made in (scored, folder / "runs" / ".real_features"):
-        shutil.rmtree(made, ignore_errors=True)
-    num_files = 2 * -(-num_videos // CHUNK)
-    killed = call(arguments, folder, kill_at=max(num_files // 3, 1))
-    before = feature_files(folder)
-    resumed = call(arguments, folder)
-    after = feature_files(folder)
-    kept = all(after.get(name) == written for name, written in before.items())
-    generation = json.loads((scored / "scores.json").read_text())["generation"]
-    record = next(value for name, value in generation.items() if name.endswith("fvd16_record"))
-    minutes = (killed["seconds"] + resumed["seconds"]) / 60
-    content = {
-        "num_videos": {"real": num_videos, "samples": num_videos},
-        "shape": [FRAMES, SIDE, SIDE],
-        "minutes": round(minutes, 2),
+def cases(options: StudySection) -> list[Case]:
+    """One case."""
+    return [Case({"videos": TINY_VIDEOS if options.tiny else NUM_VIDEOS, "frames": FRAMES, "side": SIDE}, 0)]
+
+
+def measure(options: StudySection, work: Path, waiting: Sequence[Case]) -> Iterator[Measured]:
+    """Prepare, kill, resume, and the record of it; what the folder holds already of the videos is not made again."""
+    for case in waiting:
+        folder, num_videos = work.absolute(), case.arguments["videos"]
+        arguments = arguments_of(folder, num_videos, options.tiny)
+        prepare(folder, num_videos, arguments)
+        scored = folder / "runs" / "large" / "evaluate" / scores_folder(load(arguments)).name
+        for made in (scored, folder / "runs" / ".real_features"):
+            shutil.rmtree(made, ignore_errors=True)
+        num_files = 2 * -(-num_videos // CHUNK)
+        killed = call(arguments, folder, kill_at=max(num_files // 3, 1))
+        before = feature_files(folder)
+        resumed = call(arguments, folder)
+        after = feature_files(folder)
+        if killed["code"] == 0 or resumed["code"] != 0:
+            raise ValueError(f"evaluate was not killed or did not go on, see {folder / 'evaluate.log'}")
+        generation = json.loads((scored / "scores.json").read_text())["generation"]
+        record = next(value for name, value in generation.items() if name.endswith("fvd16_record"))
+        yield Measured(case, facts(killed, resumed, before, after) | {"id": record["id"]})
+
+
+def facts(
+    killed: dict[str, Any], resumed: dict[str, Any], before: dict[str, int], after: dict[str, int]
+) -> dict[str, Any]:
+    """What both calls took, and whether what the first one computed was kept."""
+    return {
+        "minutes": round((killed["seconds"] + resumed["seconds"]) / 60, 2),
         "peak_gb": max(killed["peak_gb"], resumed["peak_gb"]),
-        "killed": killed,
+        "peak_gb_of_one": max(killed["peak_gb_of_one"], resumed["peak_gb_of_one"]),
         "files_at_kill": len(before),
         "files": len(after),
-        "files_kept": kept,
-        "resumed": resumed,
-        "seconds_to_make_the_videos": prepared,
-        "id": record["id"],
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "git_commit": git_commit(),
+        "files_kept": all(after.get(name) == written for name, written in before.items()),
     }
-    print(json.dumps(content, indent=2))
-    assert killed["code"] != 0 and resumed["code"] == 0, f"see {folder / 'evaluate.log'}"
-    assert kept and 0 < len(before) < len(after), "what was computed before the kill is not computed again"
-    assert record["num_videos"] == num_videos
-    if num_videos == 2048:
-        write_json(ROOT / "docs" / "results" / "evaluate_large.json", content)
-        assert minutes <= LONGEST_MINUTES and content["peak_gb"] < MOST_GB
 
+
+def table(rows: Rows) -> str:
+    """What it took."""
+    lines = []
+    for row in rows:
+        found, shape = row.values, row.arguments
+        kept = "all kept" if found["files_kept"] else "NOT kept"
+        cells = [
+            f"{shape['videos']} against {shape['videos']}",
+            f"{shape['frames']} x {shape['side']} x {shape['side']}",
+        ]
+        cells += [f"{found['minutes']:.0f}", f"{found['peak_gb']:.1f}", f"{found['peak_gb_of_one']:.1f}"]
+        lines.append(([row], [*cells, f"{found['files_at_kill']} of {found['files']}, {kept}", f"`{found['id']}`"]))
+    head = ["videos", "of", "minutes", "peak GB of all processes", "of one", "files of features at the kill", "id"]
+    return markdown_table(head, lines)
+
+
+STUDY = Study(
+    "evaluate_large",
+    ("pipelines.metrics", "pipelines.parts.evaluate", "pipelines.evaluate", "pipelines.run", "pipelines.data", DEMO),
+    cases,
+    measure,
+    {"evaluation": table},
+)
 
 if __name__ == "__main__":
-    numbers = [word for word in sys.argv[2:] if word.isdigit()]
-    options = [word for word in sys.argv[2:] if "=" in word]
-    main(Path(sys.argv[1]).absolute(), int(numbers[0]) if numbers else 2048, options)
+    main(STUDY)

@@ -1,97 +1,80 @@
-"""Training steps of Latte on one GPU at the best batch, bf16 and compiled: docs/results/gpu_latte.json.
+"""Training steps of Latte on one GPU at the best batch, bf16 and compiled. Needs a GPU.
 
-python pipelines/studies/gpu_latte.py [size=XL/2] [first=8] [last=1024] [device=cuda]
+python -m pipelines.studies.gpu_latte [study.key=value ...]
 
 Layouts `channel` and `keyframe_first`, factorised and full attention, latents of 16 x 5 x 32 x 32. The batch doubles
-from `first` until memory is full or samples per second no longer grow by 2 %. Of the best of all, the operations that
-take longest. MFU (Model FLOPs Utilisation): three forward passes' floating-point operations over the GPU's peak.
+until memory is full or samples per second no longer grow by 2 %; of the last batch, the operations that take longest.
+MFU (Model FLOPs Utilisation): three forward passes' floating-point operations over the GPU's peak.
 """
 
-import json
-import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
-from latte.blocks import LatteBlock
-from pipelines.run.compilation import compile_blocks
-from pipelines.run.folder import git_commit, write_json
-from pipelines.run.random_keys import Draws
-from pipelines.run.task import LoopConfig
-from pipelines.run.training_state import TrainingState
-from pipelines.run.update import accumulate_gradient, take_step
-from pipelines.studies.benchmarks.latte_measurement import LatteJob, Predictor, SpeedTask, make_batch
+from pipelines.run.ranks import choose_device
+from pipelines.studies.benchmarks.latte_measurement import LatteJob, LatteTraining
 from pipelines.studies.benchmarks.latte_speed import PEAK_FLOPS, PROGRAM, row_of
 from pipelines.studies.benchmarks.vae_speed import machine, run_process
+from pipelines.studies.result_rows import Rows, markdown_table
+from pipelines.studies.study import Case, Measured, Study, StudySection, main
 
-RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "gpu_latte.json"
 KINDS = ("latte", "latte_full", "latte_keyframe_first", "latte_keyframe_first_full")
+SIZE, FIRST, LAST = "XL/2", 8, 1024
 GROWTH, TOP = 1.02, 10
+TINY_JOB = LatteJob("latte", "S/8", (4, 3, 16, 16), 1, "cpu", 1, 0, 1, 0, "bf16")
 
 
-def main(options: dict[str, str]) -> None:
-    """Measure and write after every row."""
-    device = options.get("device", "cuda")
-    facts = machine(device)
-    peak = next((flops for gpu, flops in PEAK_FLOPS.items() if gpu in facts["device"]), None)
-    content: dict[str, Any] = {"rows": [], "machine": facts, "git_commit": git_commit()}
-    best: tuple[float, LatteJob] | None = None
-    for kind in KINDS:
-        job = LatteJob(
-            kind,
-            options.get("size", "XL/2"),
-            (16, 5, 32, 32),
-            int(options.get("first", 8)),
-            device,
-            threads=0,
-            warm_up=3,
-            repeats=10,
-            max_seconds=20.0,
-            precision="bf16",
-            compile=True,
-        )
-        fastest = 0.0
-        while job.batch <= int(options.get("last", 1024)):
-            answer = run_process(job, PROGRAM)
-            if "error" in answer:
-                content["rows"].append({"name": kind, "batch": job.batch, "error": answer["error"]})
-                break
-            row = {**row_of(job, [answer], peak), "batch": job.batch}
-            content["rows"].append(row)
-            print(json.dumps(row), flush=True)
-            write_json(RESULTS, content)
-            rate = row["samples_per_second"]
-            if best is None or rate > best[0]:
-                best = rate, job
-            if rate < fastest * GROWTH:
-                break
-            fastest, job = max(rate, fastest), replace(job, batch=2 * job.batch)
-    assert best is not None, "no row was measured: see the errors"
-    content["profile"] = {"of": best[1].kind, "batch": best[1].batch, "operations": longest(best[1])}
-    write_json(RESULTS, content)
-    print(json.dumps(content["profile"], indent=2))
+def cases(options: StudySection) -> list[Case]:
+    """A case per layout and attention."""
+    return [Case({"model": kind, "size": SIZE}) for kind in (KINDS[:1] if options.tiny else KINDS)]
+
+
+def measure(options: StudySection, work: Path, waiting: Sequence[Case]) -> Iterator[Measured]:
+    """Double the batch of every model until nothing is gained."""
+    if choose_device("auto").type != "cuda" and not options.tiny:
+        raise ValueError("gpu_latte needs a GPU: none is there, or it cannot be used")
+    device = machine("cpu" if options.tiny else "cuda")["device"]
+    peak = next((flops for gpu, flops in PEAK_FLOPS.items() if gpu in device), None)
+    for case in waiting:
+        job = LatteJob(case.arguments["model"], SIZE, (16, 5, 32, 32), FIRST, "cuda", 0, 3, 10, 20.0, "bf16", True)
+        batches = double(TINY_JOB, 1, peak) if options.tiny else double(job, LAST, peak)
+        measured = [entry["batch"] for entry in batches if "error" not in entry]
+        if not measured:
+            raise ValueError(f"{job.kind} cannot be measured: {batches[-1]['error']}")
+        profiled = longest(replace(TINY_JOB if options.tiny else job, batch=measured[-1]))
+        yield Measured(case, {"device": device, "batches": batches, "operations": profiled})
+
+
+def double(job: LatteJob, last: int, peak: float | None) -> list[dict[str, Any]]:
+    """What a model takes at its own batch, twice that, and so on, until nothing is gained or memory is full."""
+    batches: list[dict[str, Any]] = []
+    fastest = 0.0
+    while job.batch <= last:
+        answer = run_process(job, PROGRAM)
+        if "error" in answer:
+            return [*batches, {"batch": job.batch, "error": answer["error"]}]
+        batches.append({**row_of(job, [answer], peak), "batch": job.batch})
+        rate = batches[-1]["samples_per_second"]
+        if rate < fastest * GROWTH:
+            break
+        fastest, job = max(rate, fastest), replace(job, batch=2 * job.batch)
+    return batches
 
 
 def longest(job: LatteJob) -> list[dict[str, Any]]:
     """The operations in which a training step spends most of its time, with their share and number."""
-    device = torch.device(job.device)
-    torch.manual_seed(0)
-    loop = LoopConfig(steps=1, global_batch_size=job.batch, precision="bf16")
-    state = TrainingState(SpeedTask(Predictor(job)), loop, RESULTS.parent, device)  # type: ignore[arg-type]
-    compile_blocks(state.model, LatteBlock)
-    batch = make_batch(job, device)
+    training = LatteTraining(job)
 
     def step() -> None:
-        draws = Draws(0, SpeedTask.stage, 0, batch["index"])
-        take_step(state, accumulate_gradient(state, "latte", batch, draws, 0)).read()
-        state.average(1, updated=True)
+        training.update().read()
+        training.state.average(1, updated=True)
 
     for _ in range(3):
         step()
-    is_gpu = device.type == "cuda"
+    is_gpu = training.device.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_gpu else [])]) as profiler:
         step()
     name = "self_device_time_total" if is_gpu else "self_cpu_time_total"
@@ -103,5 +86,28 @@ def longest(job: LatteJob) -> list[dict[str, Any]]:
     ]
 
 
+def table(rows: Rows) -> str:
+    """A line per model, at the batch with the most samples per second."""
+    lines = []
+    for row in rows:
+        measured = [batch for batch in row.values["batches"] if "error" not in batch]
+        best = max(measured, key=lambda batch: batch["samples_per_second"])
+        mfu = f"{best['mfu']:.2f}" if "mfu" in best else "-"
+        cells = [f"`{row.arguments['model']}`", row.values["device"], str(best["batch"])]
+        cells += [f"{best['samples_per_second']:.1f}", f"{best['peak_gb']:.1f}", mfu]
+        lines.append(([row], [*cells, row.values["operations"][0]["operation"]]))
+    if not lines:
+        return "Not measured yet: needs a GPU."
+    return markdown_table(["model", "device", "batch", "samples/s", "peak GB", "MFU", "longest operation"], lines)
+
+
+STUDY = Study(
+    "gpu_latte",
+    ("latte", "pipelines.run", "pipelines.studies.benchmarks", "pipelines.studies.gpu_latte"),
+    cases,
+    measure,
+    {"models": table},
+)
+
 if __name__ == "__main__":
-    main(dict(word.split("=", 1) for word in sys.argv[1:]))
+    main(STUDY)

@@ -1,14 +1,13 @@
-"""DeCo-VAE, then a plain VAE of equal latents, trained equally long on one GPU: docs/results/gpu_training.json.
+"""DeCo-VAE, then a plain VAE of equal latents, trained equally long on one GPU. Needs a GPU.
 
-python pipelines/studies/gpu_training.py configs/ucf101_128.yaml data.root=FOLDER run.name=NAME [...] [minutes=8]
+python -m pipelines.studies.gpu_training [study.key=value ...]
 
-Full width, bf16, 128 x 128, the loss of pixels only (no downloads). The motion module is trained before, in a quarter
-of the time. What it writes per model: PSNR of held-out clips over time, steps per second, peak memory, and MFU (Model
-FLOPs Utilisation): floating-point operations of three forward passes per step and clip, per second, over the peak.
+Full width, bf16, 128 x 128, the loss of pixels only (no downloads), trained on the set `learn` of real clips and scored
+on `test`. The motion module is trained before, in a quarter of the time. PSNR of held-out clips over time, steps per
+second, peak memory, and MFU (Model FLOPs Utilisation): operations of three forward passes per step over the peak.
 """
 
-import json
-import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,56 +19,50 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines import prepare_data, train_motion, train_vae
 from pipelines.inputs.experiment import Experiment
-from pipelines.run.config import load_config
-from pipelines.run.folder import git_commit, read_jsonl, write_json
+from pipelines.run.folder import read_jsonl
 from pipelines.run.ranks import choose_device
 from pipelines.run.task import LoopConfig
 from pipelines.studies.ablation.timing import StepClock
+from pipelines.studies.benchmarks.latte_speed import PEAK_FLOPS
+from pipelines.studies.clip_sets import FILES, link_clips
+from pipelines.studies.experiments import AUTOENCODER_CODE, SMALL, load_experiment
+from pipelines.studies.result_rows import Rows, markdown_table, round_floats
+from pipelines.studies.study import Case, Measured, Study, StudySection, main
 from vae.registry import build_autoencoder
 
-ROOT = Path(__file__).resolve().parents[2]
-OVERLAYS = ROOT / "configs" / "overlays" / "kinetics400_256"  # the same widths
-PEAK_FLOPS = {"H100": 989.4e12, "H200": 989.4e12, "A100": 312e12}  # dense bf16, data sheets
-COMMON = [
+CONFIG, PLAIN = "configs/ucf101_128.yaml", "configs/overlays/kinetics400_256/plain_equal_latents.yaml"  # same widths
+MODELS = {"deco_vae": (CONFIG,), "plain_vae": (CONFIG, PLAIN)}
+MINUTES, TINY_MINUTES = 8.0, 0.001
+COMMON = (
     *("data.memory_cache_gb=8", "data.probe_seconds=300", "vae.losses.perceptual=0", "vae.gan.weight=0"),
     *("vae.validation_clips=64", "vae.loop.lr=1e-3", "vae.loop.warmup_steps=100", "vae.loop.schedule=cosine"),
     *("motion.loop.lr=1e-3", "motion.loop.warmup_steps=100", "motion.loop.schedule=cosine"),
-]
+)
 NUM_VALIDATIONS, MOTION_SHARE, PHASE_TWO = 8, 0.25, 0.8
 
 
-def main(arguments: list[str]) -> None:
-    minutes = float(dict(word.split("=", 1) for word in arguments if "=" in word).get("minutes", 8))
-    arguments = [word for word in arguments if not word.startswith("minutes=")]
+def cases(options: StudySection) -> list[Case]:
+    """A case per model."""
+    models, minutes = (["deco_vae"], TINY_MINUTES) if options.tiny else (list(MODELS), MINUTES)
+    return [Case({"model": model, "minutes": minutes}, 0) for model in models]
 
-    def load(*more: str) -> Experiment:
-        files = [word for word in arguments if word.endswith((".yaml", ".yml"))]
-        options = [word for word in arguments if word not in files]
-        overlays = [word for word in more if word.endswith(".yaml")]
-        words = [*files, *overlays, *COMMON, *options, *(word for word in more if word not in overlays)]
-        return load_config(Experiment, words, ROOT / "configs" / "ucf101_128.yaml")
 
-    config = load()
-    prepare_data.run(config)
-    clock = StepClock.of_motion(config, config)
-    config = replace(config, motion=replace(config.motion, loop=fit(clock, config.motion.loop, minutes * MOTION_SHARE)))
-    del clock
-    train_motion.run(config)
-    plain = load(str(OVERLAYS / "plain_equal_latents.yaml"), f"run.name={config.run.name}_plain")
-    prepare_data.run(plain)
-    content = {
-        "device": device_name(config),
-        "torch": torch.__version__,
-        "resolution": config.data.resolution,
-        "num_frames": config.data.num_frames,
-        "minutes": minutes,
-        "motion_module": {"steps": config.motion.loop.steps, "log": validations(config, "train_motion")},
-        "deco_vae": train(config, minutes),
-        "plain_vae": train(plain, minutes),
-        "git_commit": git_commit(),
-    }
-    write_json(ROOT / "docs" / "results" / "gpu_training.json", content)
-    print(json.dumps(content, indent=1))
+def measure(options: StudySection, work: Path, waiting: Sequence[Case]) -> Iterator[Measured]:
+    """Train what is asked for, the motion module first."""
+    if choose_device("auto").type != "cuda" and not options.tiny:
+        raise ValueError("gpu_training needs a GPU: none is there, or it cannot be used")
+    link_clips(options, work / "clips")
+    for case in waiting:
+        model, minutes = case.arguments["model"], case.arguments["minutes"]
+        files = (SMALL,) if options.tiny else MODELS[model]  # full width is too slow for a CPU
+        words = [*files, *COMMON, f"data.root={work / 'clips' / 'clips.csv'}"]
+        config = load_experiment(options, work, model, words)
+        prepare_data.run(config)
+        if config.vae.has_motion_module:
+            loop = fit(StepClock.of_motion(config, config), config.motion.loop, minutes * MOTION_SHARE)
+            config = replace(config, motion=replace(config.motion, loop=loop))
+            train_motion.run(config)
+        yield Measured(case, round_floats({"device": device_name(config), **train(config, minutes)}))
 
 
 def train(config: Experiment, minutes: float) -> dict[str, Any]:
@@ -138,13 +131,40 @@ def validations(config: Experiment, stage: str) -> list[dict[str, float]]:
 
 
 def read_log(config: Experiment, stage: str) -> list[dict[str, Any]]:
+    """What a stage logged."""
     return read_jsonl(Path(config.run.root) / config.run.name / stage / "metrics.jsonl")
 
 
 def device_name(config: Experiment) -> str:
+    """The GPU, or cpu."""
     device = choose_device(config.run.device)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
+def table(rows: Rows) -> str:
+    """A line per model."""
+    lines = []
+    for row in rows:
+        found = row.values
+        psnr = next((f"{entry['psnr']:.2f}" for entry in reversed(found["log"]) if "psnr" in entry), "-")
+        mfu = f"{found['mfu']:.2f}" if found["mfu"] else "-"
+        memory = f"{found['peak_gb']:.1f}" if found["peak_gb"] else "-"
+        cells = [f"`{row.arguments['model']}`", found["device"], f"{row.arguments['minutes']:g}", str(found["steps"])]
+        cells += [psnr, f"{found['steps_per_second']:.2f}", memory, mfu, f"{found['parameters'] / 1e6:.1f} M"]
+        lines.append(([row], cells))
+    if not lines:
+        return "Not measured yet: needs a GPU."
+    head = ["model", "device", "minutes", "steps", "PSNR at the end", "steps/s", "peak GB", "MFU", "parameters"]
+    return markdown_table(head, lines)
+
+
+STUDY = Study(
+    "gpu_training",
+    (*AUTOENCODER_CODE, CONFIG, PLAIN, FILES, "pipelines.studies.gpu_training"),
+    cases,
+    measure,
+    {"models": table},
+)
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(STUDY)

@@ -47,10 +47,10 @@ def read_rows(path: Path) -> list[Row]:
     return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
 
 
-def write_rows(path: Path, study: str, rows: Rows) -> None:
-    """Write a result: the study, its command, and a row per setting, in the order of `rows`."""
+def write_rows(path: Path, study: str, rows: Rows, command: str = "") -> None:
+    """Write a result: the study, its command (empty = its module), and a row per setting, in the order of `rows`."""
     entries = [{name: value for name, value in asdict(row).items() if name != "stale" or value} for row in rows]
-    write_json(path, {"study": study, "command": f"python -m pipelines.studies.{study}", "rows": entries})
+    write_json(path, {"study": study, "command": command or f"python -m pipelines.studies.{study}", "rows": entries})
 
 
 def mark_stale(rows: Rows, code: str) -> list[Row]:

@@ -10,7 +10,11 @@ from pipelines.studies.code_hash import REPOSITORY, hash_code
 from pipelines.studies.result_rows import mark_stale, read_rows, write_page, write_rows
 from pipelines.studies.study import RESULTS, Study
 
-STUDIES = ("vae_ablation",)
+STUDIES = (
+    *("demo", "actions64", "vae_ablation", "keyframes", "latent_layouts", "latte_presets", "metric_sanity"),
+    *("vae_speed", "latte_speed", "cache_speed", "evaluate_large", "two_processes", "gpu_latte", "gpu_training"),
+    "faults",
+)
 
 
 def load_study(name: str) -> Study:
@@ -23,8 +27,7 @@ def mark(study: Study, results: Path) -> int:
     """Write the marks of one study's rows and its page; returns how many rows are stale."""
     file, page = results / f"{study.name}.json", results / f"{study.name}.md"
     rows = mark_stale(read_rows(file), hash_code(study.code))
-    if rows:
-        write_rows(file, study.name, rows)
+    write_rows(file, study.name, rows, study.command)
     write_page(page, page, study.tables, rows)
     return sum(row.stale for row in rows)
 

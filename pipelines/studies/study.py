@@ -77,6 +77,7 @@ class Study:
     cases: Callable[[StudySection], Sequence[Case]]  # all that it measures
     measure: Callable[[StudySection, Path, Sequence[Case]], Iterator[Measured]]  # options, folder for runs, what to do
     tables: Tables  # {name in the page: table}
+    command: str = ""  # what makes it; empty = python -m pipelines.studies.NAME
 
 
 def run(study: Study, options: StudySection) -> None:
@@ -99,9 +100,9 @@ def run(study: Study, options: StudySection) -> None:
             commit, case = measured.commit or git_commit(), measured.case
             row = Row(case.arguments, case.seed, measured.values, commit, describe_machine(), code)
             rows = merge_row(rows, row)
-            write_rows(file, study.name, rows)
+            write_rows(file, study.name, rows, study.command)
             write_page(page_of(study, options), results / f"{study.name}.md", study.tables, rows)
-    write_rows(file, study.name, rows)
+    write_rows(file, study.name, rows, study.command)
     write_page(page_of(study, options), results / f"{study.name}.md", study.tables, rows)
 
 

@@ -6,7 +6,6 @@ Three sets of files (configs/studies/ablation_files.csv): the rows train on `lea
 what the search for the default was judged on, and takes no part.
 """
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,13 +17,12 @@ from pipelines.studies.ablation.plan import chosen_rows, plan_jobs, row_config
 from pipelines.studies.ablation.table import WALL, expected_seconds, read_run
 from pipelines.studies.ablation.timing import read_timing, steps_within_time
 from pipelines.studies.ablation_page import TABLES
+from pipelines.studies.clip_sets import FILES, SETS, link_clips
 from pipelines.studies.code_hash import REPOSITORY
 from pipelines.studies.result_rows import round_floats
 from pipelines.studies.study import Case, Measured, Study, StudySection, main
 
 CONFIGS = ("configs/studies/ablation_64.yaml", "configs/studies/ablations.yaml")
-FILES = "configs/studies/ablation_files.csv"
-SETS = {"trained_on": "learn", "scored_on": "test"}
 TINY = (
     *("data.resolution=16", "data.num_frames=5", "data.probe_workers=1"),
     *("ablation.strides=[1]", "ablation.clips_per_video=1", "ablation.timing_rounds=1", "ablation.timing_steps=1"),
@@ -32,16 +30,6 @@ TINY = (
     *("ablation.rows.plain_equal_time.seeds=1", "motion.loop.steps=2", "motion.validation_clips=1"),
     *("vae.loop.steps=3", "vae.adaptation.phase_two_step=2", "vae.validation_clips=1"),
 )
-TINY_FILES = 2  # of each top folder and set
-
-
-def read_sets() -> dict[str, list[str]]:
-    """{set: its files}, as configs/studies/ablation_files.csv has them."""
-    sets: dict[str, list[str]] = {}
-    with (REPOSITORY / FILES).open(encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            sets.setdefault(line["set"], []).append(line["path"])
-    return sets
 
 
 def build_config(options: StudySection, work: Path, only: Sequence[str] = ()) -> AblationStudy:
@@ -86,38 +74,6 @@ def finished_runs(config: AblationStudy, wanted: Mapping[tuple[str, int], Case])
                 wall = {name: round(found[name], 1) for name in WALL}
                 values = {**found["means"], "groups": found["groups"], **found["model"], **cost, **wall}
                 yield Measured(case, round_floats(values), found["git_commit"])
-
-
-def link_clips(options: StudySection, folder: Path) -> None:
-    """Write `folder`/clips.csv, `learn` for training and `test` for scores, beside links to the folders of the clips.
-
-    Raises ValueError where files are missing.
-    """
-    clips, sets = Path(options.clips).resolve(), read_sets()
-    chosen = {side: sets[name] for side, name in (("train", SETS["trained_on"]), ("validation", SETS["scored_on"]))}
-    if options.tiny:
-        chosen = {side: _few(files) for side, files in chosen.items()}
-    missing = [name for files in chosen.values() for name in files if not (clips / name).is_file()]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} files of {FILES} are not in {clips}, such as {missing[0]}: set study.clips to a folder "
-            "that holds them (docs/results/README.md)"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    for top in {Path(name).parts[0] for files in chosen.values() for name in files}:
-        link = folder / top
-        if not link.is_symlink() or link.resolve() != clips / top:
-            link.unlink(missing_ok=True)
-            link.symlink_to(clips / top, target_is_directory=True)
-    lines = [f"{name},,{side}" for side, files in chosen.items() for name in files]
-    (folder / "clips.csv").write_text("\n".join(["path,label,split", *lines]) + "\n", encoding="utf-8")
-
-
-def _few(files: Sequence[str]) -> list[str]:
-    by_folder: dict[str, list[str]] = {}
-    for name in files:
-        by_folder.setdefault(Path(name).parts[0], []).append(name)
-    return [name for found in by_folder.values() for name in found[:TINY_FILES]]
 
 
 STUDY = Study(

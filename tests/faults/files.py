@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from faults import children
+from faults import cache_kills, children
 from faults.children import Runs
 from faults.trials import LONGEST_WAIT_SECONDS, Outcome, fault
 
@@ -21,7 +21,6 @@ from pipelines.data.clip_index import build_index
 from pipelines.data.data_config import DataConfig
 from pipelines.data.probe import Worker
 from pipelines.data.video_file import read_video, write_video
-from pipelines.studies import cache_kills
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL_BROKEN = ROOT.parent / "shared" / "data" / "broken"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults import cache_kills
 from tiny_vae import clip, tiny_vae
 
 from pipelines import cache_latents, prepare_data
@@ -17,7 +18,6 @@ from pipelines.data.video_file import to_float
 from pipelines.inputs.cache import fixed_clips, open_cache
 from pipelines.inputs.index import open_index
 from pipelines.run.folder import StageFolder
-from pipelines.studies import cache_kills
 from vae.registry import load_autoencoder
 
 

@@ -24,7 +24,7 @@ from pipelines.run.compilation import compile_blocks
 from pipelines.run.random_keys import Draws
 from pipelines.run.task import LoopConfig
 from pipelines.run.training_state import TrainingState
-from pipelines.run.update import accumulate_gradient, take_step
+from pipelines.run.update import UpdateScalars, accumulate_gradient, take_step
 from pipelines.studies.benchmarks.measurement import autocast, end_with_parent, memory_gb, time_passes
 from pipelines.studies.benchmarks.published_latte import PublishedBlock, PublishedLatte
 
@@ -144,34 +144,48 @@ class SpeedTask:
         return (prediction.float() - batch["target"]).square().mean(), {}
 
 
+class LatteTraining:
+    """One model with its optimiser, averages and a batch of noise: the training loop's own step, again and again."""
+
+    def __init__(self, job: LatteJob) -> None:
+        self.device = torch.device(job.device)
+        torch.manual_seed(0)
+        self.predictor = Predictor(job)
+        loop = LoopConfig(steps=1, global_batch_size=job.batch, precision=job.precision)
+        task, folder = SpeedTask(self.predictor), Path(tempfile.gettempdir())
+        self.state = TrainingState(task, loop, folder, self.device)  # type: ignore[arg-type]
+        if job.compile:
+            for kind in (LatteBlock, PublishedBlock, *{type(block) for block in _diffusers_blocks(self.predictor)}):
+                compile_blocks(self.predictor, kind)
+        self.batch = make_batch(job, self.device)
+        self.draws = Draws(0, SpeedTask.stage, 0, self.batch["index"])
+
+    def update(self) -> UpdateScalars:
+        """Forward, backward, clipping and the optimiser's step."""
+        return take_step(self.state, accumulate_gradient(self.state, "latte", self.batch, self.draws, 0))
+
+    def step(self) -> None:
+        """An update, then the averaged weights."""
+        self.update()
+        self.state.average(1, updated=True)
+
+
 def measure(job: LatteJob) -> dict[str, Any]:
     """Seconds of every counted pass, memory in 10^9 bytes: see measurement.measure. Random weights and latents."""
     if job.threads:
         torch.set_num_threads(job.threads)
-    device = torch.device(job.device)
-    libraries_gb = memory_gb("VmRSS", device)
-    torch.manual_seed(0)
-    predictor = Predictor(job)
-    loop = LoopConfig(steps=1, global_batch_size=job.batch, precision=job.precision)
-    state = TrainingState(SpeedTask(predictor), loop, Path(tempfile.gettempdir()), device)  # type: ignore[arg-type]
-    if job.compile:
-        for kind in (LatteBlock, PublishedBlock, *{type(block) for block in _diffusers_blocks(predictor)}):
-            compile_blocks(predictor, kind)
-    batch = make_batch(job, device)
-    draws = Draws(0, SpeedTask.stage, 0, batch["index"])
-
-    def step() -> None:
-        take_step(state, accumulate_gradient(state, "latte", batch, draws, 0))
-        state.average(1, updated=True)
+    libraries_gb = memory_gb("VmRSS", torch.device(job.device))
+    training = LatteTraining(job)
+    batch = training.batch
 
     @torch.no_grad()
     def forward() -> None:
         with autocast(job):
-            predictor(batch["latents"], batch["timestep"], batch["labels"])
+            training.predictor(batch["latents"], batch["timestep"], batch["labels"])
 
     forward_seconds, _ = time_passes(job, forward)
-    train_step_seconds, _ = time_passes(job, step)
-    memory = {"peak_gb": memory_gb("VmHWM", device), "libraries_gb": libraries_gb}
+    train_step_seconds, _ = time_passes(job, training.step)
+    memory = {"peak_gb": memory_gb("VmHWM", training.device), "libraries_gb": libraries_gb}
     return {"forward_seconds": forward_seconds, "train_step_seconds": train_step_seconds, **memory}
 
 

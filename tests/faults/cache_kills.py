@@ -1,6 +1,4 @@
-"""Processes that write a latent cache are killed again and again: docs/results/cache_kills.json.
-
-python pipelines/studies/cache_kills.py FOLDER [trials]
+"""Processes that write a latent cache are killed again and again, for the fault suite and the tests of the cache.
 
 In each trial, three times, one to five independent jobs are ended by SIGKILL at a random moment, and another number of
 them goes on. The finished cache is compared, byte by byte, with that of a single process that nobody disturbed.
@@ -10,8 +8,6 @@ import hashlib
 import multiprocessing
 import os
 import random
-import shutil
-import sys
 import time
 from collections.abc import Sequence
 from multiprocessing.context import ForkServerProcess
@@ -23,14 +19,13 @@ import torch
 from pipelines import cache_latents, prepare_data
 from pipelines.inputs.experiment import Experiment
 from pipelines.run.config import load_config
-from pipelines.run.folder import git_commit, write_json
 from pipelines.run.ranks import disconnect
 from vae.registry import build_autoencoder
 
 ROOT = Path(__file__).resolve().parents[2]
 NANO = ROOT / "tests" / "tiny" / "nano.yaml"
 SHARDS_OF = "cache.clips_per_shard=2"  # 40 clips in 20 shards
-NUM_KILLS, NUM_TRIALS = 3, 8
+NUM_KILLS = 3
 LONGEST_WAIT_SECONDS = 200
 
 
@@ -117,37 +112,3 @@ def trial(arguments: Sequence[str], num_jobs: Sequence[int], delays: Sequence[fl
     for process in processes:
         process.join(LONGEST_WAIT_SECONDS)
     return {"kills": kills, "last_jobs": num_jobs[-1], "exit_codes": [process.exitcode for process in processes]}
-
-
-def main(folder: Path, num_trials: int) -> None:
-    """All trials, and the record of them."""
-    arguments = prepare(folder)
-    started = time.monotonic()
-    cache_latents.run(load(arguments))
-    seconds = time.monotonic() - started
-    expected = digests(latents(arguments))
-    random.seed(0)
-    trials = []
-    for _ in range(num_trials):
-        shutil.rmtree(latents(arguments).parent)
-        num_jobs = [random.randrange(1, 6)]
-        while len(num_jobs) <= NUM_KILLS:
-            num_jobs.append(random.choice([count for count in range(1, 6) if count != num_jobs[-1]]))
-        result = trial(arguments, num_jobs, [random.uniform(0, seconds / 10) for _ in range(NUM_KILLS)])
-        trials.append(result | {"equal": digests(latents(arguments)) == expected})
-        print(trials[-1], flush=True)
-    content = {
-        "equal": sum(result["equal"] for result in trials),
-        "trials": num_trials,
-        "processes_killed": sum(kill["killed"] for result in trials for kill in result["kills"]),
-        "files": len(expected),
-        "each": trials,
-        "torch": torch.__version__,
-        "git_commit": git_commit(),
-    }
-    write_json(ROOT / "docs" / "results" / "cache_kills.json", content)
-    assert content["equal"] == num_trials, "a cache differs"
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else NUM_TRIALS)

@@ -1,0 +1,157 @@
+"""Every metric's values on damaged clips: {metric: {damage: [[value per strength] per split]}}.
+
+Features are computed once per kind of damage and kept as files, so that the same command goes on.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipelines.inputs.models import resolve_model
+from pipelines.metrics import class_accuracy
+from pipelines.metrics.frechet import FeatureStatistics, frechet_distance
+from pipelines.metrics.i3d_weights import load_i3d
+from pipelines.metrics.proxy_classifier import NAME as CLASSIFIER
+from pipelines.metrics.proxy_classifier import joint_features
+from pipelines.metrics.proxy_flow import FlowFeatures
+from pipelines.metrics.proxy_frechet import standardised_distance
+from pipelines.metrics.proxy_latents import LatentFeatures, latent_deviations
+from pipelines.metrics.rfvd import reconstruction_distances
+from pipelines.run.folder import write_json
+from pipelines.run.hashes import hash_folder
+from pipelines.studies.sanity.clips import CLASSES, NUM_FRAMES, PEOPLE, SIZE, Clips, person, splits
+from pipelines.studies.sanity.damage import DAMAGE, MIX_UP, SETS, STRENGTHS, damaged, mix_up
+from vae.registry import load_autoencoder
+from vae.scale_space_flow import warp
+
+BATCH = 16
+WRONG = "1 - class_accuracy"
+OF_I3D = ("proxy_fvd16", "proxy_rfvd", "proxy_rfvd_per_clip")
+Features = Callable[[Tensor], dict[str, Tensor]]  # (b, t, h, w, 3) uint8 -> {metric: (b, d)}
+Values = dict[str, dict[str, list[list[float]]]]
+
+
+def sources_of(run: Path, clips: Clips) -> list[Features]:
+    """The features that the autoencoder of a run gives: its latents, and the flow of its motion modules."""
+    path = resolve_model(str(run), run, "train_vae")
+    vae, identity = load_autoencoder(path), hash_folder(path)
+    few = (torch.stack([clip for _, clip in clips[start : start + BATCH]]) for start in range(0, len(clips), BATCH))
+
+    def encode(video: Tensor) -> dict[str, Tensor]:
+        return vae.encode(video).latents
+
+    deviations = latent_deviations(encode, few, list(vae.latent_shapes((NUM_FRAMES, SIZE, SIZE))))
+    flows = [FlowFeatures(module, warp, identity) for module in vae.motion_modules()]
+    return [LatentFeatures(encode, deviations, identity), *flows]
+
+
+def by_features(clips: Clips, folder: Path, sources: Sequence[Features], num_splits: int) -> Values:
+    """Of metrics that see no classes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = {key: features_of(clips, *key, folder, sources) for key in SETS}
+    measured: Values = {}
+    for metric in rows["none", 0]:
+        values: dict[str, list[list[float]]] = {name: [] for name in DAMAGE}
+        for is_real in splits([file for file, _ in clips], num_splits):
+            reference = FeatureStatistics.of(rows["none", 0][metric][is_real])
+            for name in DAMAGE:
+                sets = [rows[(name, s) if s else ("none", 0)][metric][~is_real] for s in STRENGTHS]
+                distances = [standardised_distance(reference, FeatureStatistics.of(one))[0] for one in sets]
+                values[name].append(distances)
+        measured[metric] = values
+    return measured
+
+
+def features_of(clips: Clips, name: str, strength: int, folder: Path, sources: Sequence[Features]) -> dict[str, Tensor]:
+    """{metric: (n, d)} of all clips under one damage, computed once."""
+    found: dict[str, Tensor] = {}
+    for source in sources:
+        file = folder / f"{type(source).__name__}-{name}-{strength}.safetensors"
+        if not file.exists():
+            parts = [source(part) for part in damaged([clip for _, clip in clips], name, strength).split(BATCH)]
+            save_file({metric: torch.cat([part[metric] for part in parts]) for metric in parts[0]}, file)
+            print(file.stem, file=sys.stderr, flush=True)
+        found |= load_file(file)
+    return found
+
+
+def by_classifier(clips: Clips, folder: Path, draws: int, steps: int) -> Values:
+    """Of what a classifier sees, and of its errors, which are 1 - accuracy.
+
+    Three sets of people: four to learn from, two real, two damaged; then the last two swapped.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    measured: Values = {name: {damage: [] for damage in (*DAMAGE, MIX_UP)} for name in (CLASSIFIER, WRONG)}
+    labels = torch.tensor([CLASSES.index(file.parent.name) for file, _ in clips])
+    video, people = torch.stack([clip for _, clip in clips]), torch.tensor([person(file) for file, _ in clips])
+    for seed in range(draws):
+        kept = folder / f"classifier-{seed}.json"
+        if not kept.exists():
+            write_json(kept, classifier_splits(video, labels, people, seed, steps))
+            print(kept.name, file=sys.stderr, flush=True)
+        for split in json.loads(kept.read_text()):
+            for metric, values in split.items():
+                for damage, distances in values.items():
+                    measured[metric][damage].append(distances)
+    return measured
+
+
+def classifier_splits(
+    video: Tensor, labels: Tensor, people: Tensor, seed: int, steps: int
+) -> list[dict[str, dict[str, list[float]]]]:
+    """[{metric: {damage: [value per strength]}}] of one draw of people, both ways round.
+
+    video: (n, t, h, w, 3) uint8; labels, people: (n,).
+    """
+    order = torch.randperm(PEOPLE, generator=torch.Generator().manual_seed(seed))
+    learned, *sides = (torch.isin(people, group) for group in order.split([PEOPLE // 2, PEOPLE // 4, PEOPLE // 4]))
+    classifier = class_accuracy.fit(video[learned], labels[learned], len(CLASSES), seed, steps)
+    found = []
+    for real, other in (sides, sides[::-1]):
+        reference = FeatureStatistics.of(joint_features(classifier, video[real], labels[real]))
+        values: dict[str, dict[str, list[float]]] = {
+            name: {damage: [] for damage in (*DAMAGE, MIX_UP)} for name in (CLASSIFIER, WRONG)
+        }
+        for damage in (*DAMAGE, MIX_UP):
+            for strength in STRENGTHS:
+                shown, asked = video[other], labels[other]
+                if damage == MIX_UP:
+                    asked = mix_up(asked, strength, seed)
+                else:
+                    shown = damaged(list(shown), damage, strength)
+                rows = FeatureStatistics.of(joint_features(classifier, shown, asked))
+                values[CLASSIFIER][damage].append(standardised_distance(reference, rows)[0])
+                values[WRONG][damage].append(1 - class_accuracy.accuracy(classifier, shown, asked))
+        found.append(values)
+    return found
+
+
+def by_i3d(clips: Clips, folder: Path, num_splits: int) -> Values:
+    """Of what I3D with random weights sees, which is slow on a CPU.
+
+    proxy_fvd16 compares other files, proxy_rfvd and proxy_rfvd_per_clip the same clips with and without damage.
+    """
+    extractor = load_i3d("there-are-none", precision="bf16", batch_size=4)
+
+    class I3DFeatures:
+        def __call__(self, video: Tensor) -> dict[str, Tensor]:
+            return {"features": extractor.features(video[:, :16])}
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = {key: features_of(clips, *key, folder, [I3DFeatures()])["features"] for key in SETS}
+    values: Values = {name: {damage: [] for damage in DAMAGE} for name in OF_I3D}
+    for is_real in splits([file for file, _ in clips], num_splits):
+        reference = FeatureStatistics.of(rows["none", 0][is_real])
+        for damage in DAMAGE:
+            sets = [rows[(damage, s) if s else ("none", 0)][~is_real] for s in STRENGTHS]
+            pairs = [reconstruction_distances(sets[0], one, is_proxy=True) for one in sets]
+            distances = {"proxy_fvd16": [frechet_distance(reference, FeatureStatistics.of(one)) for one in sets]}
+            distances |= {name: [pair[name] for pair in pairs] for name in OF_I3D[1:]}
+            for name, by_strength in distances.items():
+                values[name][damage].append(by_strength)
+    return values
