@@ -62,7 +62,7 @@ def tensor_by_tensor(job: LatteJob) -> Callable[[], None]:
     training = LatteTraining(job)
     state = training.state
     state.optimizers["latte"] = torch.optim.AdamW(
-        state.task.parameter_groups("latte"), lr=training.loop.lr, foreach=False
+        state.task.parameter_groups("latte"), lr=training.state.config.lr, foreach=False
     )
     averages = [parameter.detach().clone() for parameter in training.predictor.parameters()]
 
