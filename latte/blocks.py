@@ -39,6 +39,19 @@ def build_mlp(kind: str, width: int, ratio: float) -> nn.Module:
     return SwiGLUPacked(width, 2 * gated, width)
 
 
+def rotation_along(axis: Axis, rotation: Tensor) -> Tensor:
+    """Cosines and sines (2, f, s, d_head / 2) -> those of the n tokens that attention mixes, (2, n, d_head / 2).
+
+    Attention sees differences of positions only, so one frame stands for all where it mixes the patches of a frame,
+    and one patch where it mixes the frames of a patch.
+    """
+    if axis == "space":
+        return rotation.select(dim=1, index=0)
+    if axis == "time":
+        return rotation.select(dim=2, index=0)
+    return rearrange(rotation, "two f s d -> two (f s) d")
+
+
 class ModulatedNorm(nn.Module):
     """LayerNorm without weights of its own, times 1 + scale, plus shift (adaLN)."""
 
@@ -101,14 +114,15 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
-        """x: (b, f, s, d) -> the same shape; rotation: see `rotate`, for the positions along the axis."""
+        """x: (b, f, s, d) -> the same shape; rotation: (2, f, s, d_head / 2) cosines and sines, or None."""
         _, f, s, _ = x.shape
         query, key, value = rearrange(self.qkv(x), TO_HEADS[self.axis], n=3, heads=self.heads).unbind()
         if self.qk_norm:  # in float32, as its weights
             query = self.query_norm(query.float()).to(value.dtype)
             key = self.key_norm(key.float()).to(value.dtype)
         if rotation is not None:
-            query, key = (rotate(heads.float(), rotation).to(value.dtype) for heads in (query, key))
+            turn = rotation_along(self.axis, rotation)  # (2, n, d_head / 2)
+            query, key = (rotate(heads.float(), turn).to(value.dtype) for heads in (query, key))
         mixed = attend(query, key, value)
         inner = {"s": s} if self.axis == "time" else {"f": f}
         return self.output(rearrange(mixed, FROM_HEADS[self.axis], **inner))

@@ -19,7 +19,7 @@ from latte.embeddings import drop_labels
 from latte.latent_layout import LatentLayout
 from latte.latte import Latte
 from latte.noise_schedule import NUM_TIMESTEPS, Chain, Level, spread
-from latte.times import Draws, Times, counted_share, draw_component_times, draw_uniform
+from latte.times import Draws, Times, counted_share, draw_stream_times, draw_uniform
 
 Parts = dict[str, Tensor]  # {part: (b, c, t, h, w)}
 
@@ -67,10 +67,10 @@ def training_loss(model: Latte, latents: Parts, labels: Tensor, draws: Draws) ->
     """
     device = labels.device
     kept = draw_uniform(draws("label_dropout")).to(device)
-    drawn = draw_component_times(model, draws)
+    drawn = draw_stream_times(model, draws)
     batch: dict[str, Any] = {
         "latents": latents,
-        "labels": drop_labels(labels, model.num_classes, model.architecture.label_dropout, kept),
+        "labels": drop_labels(labels, model.num_classes, model.training_options.label_dropout, kept),
         "times": _each(drawn.times, lambda times: times.to(device)),
         "noise": draw_noise(model, draws("noise"), device),
         "counted": _each(drawn.counted, lambda counted: counted.to(device)),
@@ -133,7 +133,7 @@ def loss_at(
     per_stream = {s.name: times if isinstance(times, Tensor) else times[s.name] for s in layout.streams}
     timesteps = {name: timestep_of(options.objective, own) for name, own in per_stream.items()}
     shown = {name: timestep.clamp(min=0).float() for name, timestep in timesteps.items()}
-    homes = {part: stream.name for stream in layout.streams for part in stream.components}
+    homes = {part: stream.name for stream in layout.streams for part in stream.parts}
     # a part without frames has no stream and no elements: any time will do
     own_timestep = {part: timesteps[homes.get(part, layout.streams[0].name)] for part in latents}
     levels = {part: Level.of(options.objective, own_timestep[part], options.zero_terminal_snr) for part in latents}
@@ -148,8 +148,8 @@ def loss_at(
         if error.numel():
             terms[f"loss_{part}"] = error.detach().mean()
         errors[part] = error
-        if options.min_snr_gamma:
-            errors[part] = error * level.min_snr_weight(options.objective, options.min_snr_gamma)
+        if gamma := model.training_options.min_snr_gamma:
+            errors[part] = error * level.min_snr_weight(options.objective, gamma)
         if model.predicts_variance:
             output = prediction.mean[part].detach(), prediction.variance[part]
             bounds[part] = counts * variational_bound(own_timestep[part], noisy[part], x, noise[part], *output)
@@ -194,6 +194,6 @@ def gaussian_divergence(mean_a: Tensor, log_variance_a: Tensor, mean_b: Tensor, 
 def weighted_mean(model: Latte, values: Parts, batch: int) -> Tensor:
     """Mean of {part: (b, c, t, h, w)} over all elements of `batch` whole clips: a part weighs by its number of elements
     times its `part_weights`."""
-    weights = {part: model.architecture.part_weights.get(part, 1.0) for part in values}
+    weights = {part: model.training_options.part_weights.get(part, 1.0) for part in values}
     total = torch.stack([weights[part] * value.sum() for part, value in values.items()]).sum()
     return total / sum(weights[part] * math.prod(shape) * batch for part, shape in model.layout.parts.items())

@@ -69,7 +69,7 @@ def model_times(model: Latte, timesteps: Mapping[str, float], labels: Tensor) ->
     if len(set(shown.values())) == 1:
         return torch.full(labels.shape, next(iter(shown.values())), dtype=torch.float32, device=labels.device)
     return {
-        stream.name: torch.full(labels.shape, shown[stream.components[0]], dtype=torch.float32, device=labels.device)
+        stream.name: torch.full(labels.shape, shown[stream.parts[0]], dtype=torch.float32, device=labels.device)
         for stream in model.layout.streams
     }
 
@@ -82,7 +82,7 @@ def guided_channels(model: Latte, channels: int) -> dict[str, int]:
     numbers = {part: shape[0] for part, shape in model.layout.parts.items()}
     for stream in model.layout.streams if channels else ():
         left = channels
-        for part in stream.components:
+        for part in stream.parts:
             numbers[part] = min(left, numbers[part])
             left -= numbers[part]
     return numbers

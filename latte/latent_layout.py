@@ -21,7 +21,7 @@ class Stream:
     """One block of latent frames; `first_time` is the latent time of its first frame (the keyframe's is 0)."""
 
     name: str
-    components: tuple[str, ...]
+    parts: tuple[str, ...]
     channels: int
     frames: int
     height: int
@@ -71,7 +71,7 @@ class LatentLayout:
     def stream_of(self, part: str) -> str:
         """The name of the stream that holds `part`; raises ValueError for a part that takes no tokens."""
         for stream in self.streams:
-            if part in stream.components:
+            if part in stream.parts:
                 return stream.name
         raise ValueError(f"no stream of layout {self.name} holds a part {part!r}: its parts are {sorted(self.parts)}.")
 
@@ -93,7 +93,7 @@ class LatentLayout:
 
     def _frames_at_start(self, part: str) -> int:
         """1 when the first frame of `part` lies at latent time 0, else 0."""
-        stream = next((stream for stream in self.streams if part in stream.components), None)
+        stream = next((stream for stream in self.streams if part in stream.parts), None)
         if stream is None or stream.first_time:
             return 0
         return int(part == KEYFRAME or self.parts[part][1] == stream.frames)
@@ -101,7 +101,7 @@ class LatentLayout:
     def pack(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{part: (b, c, t, h, w)} -> {stream: (b, C, T, h, w)}."""
         return {
-            stream.name: torch.cat([_to_frames(latents[part], part, stream) for part in stream.components], dim=1)
+            stream.name: torch.cat([_to_frames(latents[part], part, stream) for part in stream.parts], dim=1)
             for stream in self.streams
         }
 
@@ -109,8 +109,8 @@ class LatentLayout:
         """{stream: (b, C, T, h, w)} -> {part: (b, c, t, h, w)}, the inverse of `pack`."""
         latents = {}
         for stream in self.streams:
-            sizes = [self.parts[part][0] for part in stream.components]
-            for part, frames in zip(stream.components, streams[stream.name].split(sizes, dim=1), strict=True):
+            sizes = [self.parts[part][0] for part in stream.parts]
+            for part, frames in zip(stream.parts, streams[stream.name].split(sizes, dim=1), strict=True):
                 latents[part] = _from_frames(frames, part, self.parts[part][1])
         some = next(iter(latents.values()))
         for part, shape in self.parts.items():
@@ -119,11 +119,11 @@ class LatentLayout:
         return {part: latents[part] for part in self.parts}
 
 
-def _stream(components: tuple[str, ...], parts: Mapping[str, Shape], frames: int = 0, first_time: int = 0) -> Stream:
-    """The stream of `components`, `frames` long (0 = as long as its first component)."""
-    _, own_frames, height, width = parts[components[0]]
-    channels = sum(parts[part][0] for part in components)
-    return Stream("_".join(components), components, channels, frames or own_frames, height, width, first_time)
+def _stream(parts: tuple[str, ...], shapes: Mapping[str, Shape], frames: int = 0, first_time: int = 0) -> Stream:
+    """The stream of `parts`, `frames` long (0 = as long as its first part)."""
+    _, own_frames, height, width = shapes[parts[0]]
+    channels = sum(shapes[part][0] for part in parts)
+    return Stream("_".join(parts), parts, channels, frames or own_frames, height, width, first_time)
 
 
 def _channel_stream(parts: Mapping[str, Shape]) -> Stream:

@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from latte.fine_tuning import some
 from latte.latte import Latte
 
 # What the published architecture is, in our options.
@@ -52,8 +53,8 @@ def load_official_latte(path: Path, model: Latte) -> None:
     if missing or unexpected:
         raise ValueError(
             f"{path} does not hold the tensors of the published Latte with {len(model.blocks)} blocks and "
-            f"{model.num_classes} classes (missing: {_some(missing)}; unknown: {_some(unexpected)}): set latte.size "
-            "and the data set's classes to those of the checkpoint, or give another file."
+            f"{model.num_classes} classes (missing: {some(missing) or 'none'}; unknown: {some(unexpected) or 'none'}): "
+            "set latte.size and the data set's classes to those of the checkpoint, or give another file."
         )
     converted, wrong = {}, []
     for name, ours in names.items():
@@ -71,7 +72,7 @@ def load_official_latte(path: Path, model: Latte) -> None:
             wrong.append(f"{name} with other values")
     if wrong:
         raise ValueError(
-            f"{path} holds other tensors than the configured model ({_some(wrong)}): set latte.size, the latents' "
+            f"{path} holds other tensors than the configured model ({some(wrong)}): set latte.size, the latents' "
             "channels, frames and size and the classes to those of the checkpoint."
         )
     model.load_state_dict(converted)
@@ -121,7 +122,3 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path} holds no state dict, neither alone nor under ema or model: give another file.")
     return dict(content)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "none"

@@ -1,4 +1,4 @@
-"""Labels -> latents, by our own samplers (`solvers.py`) or the schedulers of diffusers (`schedulers.py`).
+"""Labels -> latents, by our own samplers (`solvers.py`) or by DPM-Solver++ (`dpm_solver.py`).
 
 Every sample has its own seed and draws all its noise on the CPU, so a result does not depend on its batch.
 """
@@ -10,17 +10,21 @@ from typing import TypedDict
 
 import torch
 from einops import rearrange
-from torch import Tensor
 
 from latte.diffusion import Parts, draw_noise
+from latte.dpm_solver import DPM_SOLVER, make_dpm_solver, walk_dpm_solver
 from latte.guidance import Guidance, guided_prediction
 from latte.latent_layout import KEYFRAME
 from latte.latte import Latte
 from latte.noise_schedule import NUM_TIMESTEPS
-from latte.schedulers import SCHEDULERS, make_scheduler, walk_scheduler
 from latte.solvers import part_timesteps, solve_flow, walk_chain
+from latte.whitening import unwhiten, whiten
 
-OWN_METHODS = {"flow": ("euler", "heun"), "epsilon": ("ddpm", "ddim"), "v": ("ddim", "ddpm")}  # `auto`: the first
+METHODS = {  # of each objective; `auto` takes the first
+    "flow": ("euler", "heun", DPM_SOLVER),
+    "epsilon": ("ddpm", "ddim", DPM_SOLVER),
+    "v": ("ddim", "ddpm", DPM_SOLVER),
+}
 Callback = Callable[[int, int, Parts], None]
 
 
@@ -29,7 +33,7 @@ class SamplerConfig:
     """How latents are sampled."""
 
     steps: int = 50  # steps from noise to data (heun evaluates the model twice in each)
-    method: str = "auto"  # euler, heun (flow), ddpm, ddim (epsilon, v), or DPMSolverMultistepScheduler and the like
+    method: str = "auto"  # euler, heun (flow), ddpm, ddim (epsilon, v), or DPMSolverMultistepScheduler (all)
     guidance_scale: float = 2.0  # strength of the class; 1 = off, the only choice for an unconditional model
     guidance_low: float = 0.0  # guide only above this noise level, from 0 (data) to 1 (noise)
     guidance_high: float = 1.0  # guide only below this noise level
@@ -40,7 +44,7 @@ class SamplerConfig:
     def method_for(self, model: Latte, weak_model: Latte | None = None) -> str:
         """The method for this model; raises ValueError for settings that do not fit it."""
         options = model.architecture
-        methods = (*OWN_METHODS[options.objective], *SCHEDULERS[options.objective])
+        methods = METHODS[options.objective]
         if self.method not in ("auto", *methods):
             raise ValueError(
                 f"sample.method is {self.method!r}, but a model trained with objective {options.objective} needs auto, "
@@ -51,18 +55,16 @@ class SamplerConfig:
             raise ValueError(f"sample.steps is {self.steps}, choose from 1 to {NUM_TIMESTEPS}.")
         if self.cfg_channels < 0:
             raise ValueError(f"sample.cfg_channels is {self.cfg_channels}, choose 0 (all) or a number of channels.")
-        if self.time_shift <= 0 or (
-            self.time_shift != 1 and method.endswith("Scheduler") and options.objective != "flow"
-        ):
+        if self.time_shift <= 0 or (self.time_shift != 1 and method == DPM_SOLVER and options.objective != "flow"):
             raise ValueError(
                 f"sample.time_shift is {self.time_shift}, choose a positive number, and 1 with {method} for objective "
                 f"{options.objective}."
             )
-        if not 0 <= self.keyframe_lead <= 0.5 or (self.keyframe_lead and method.endswith("Scheduler")):
+        if not 0 <= self.keyframe_lead <= 0.5 or (self.keyframe_lead and method == DPM_SOLVER):
             raise ValueError(
                 f"sample.keyframe_lead is {self.keyframe_lead}, choose a share from 0 to 0.5, and 0 with {method}."
             )
-        if self.keyframe_lead and not options.independent_times_share:
+        if self.keyframe_lead and not model.training_options.independent_times_share:
             raise ValueError(
                 f"sample.keyframe_lead is {self.keyframe_lead}, but the model never saw a keyframe with less noise "
                 "than the rest: use 0, or train with latte.independent_times_share above 0."
@@ -81,7 +83,7 @@ class SamplerConfig:
             raise ValueError(
                 f"sample.guidance_scale is {self.guidance_scale}, but the model has no classes: set it to 1."
             )
-        elif self.guidance_scale != 1 and not model.architecture.label_dropout:
+        elif self.guidance_scale != 1 and not model.training_options.label_dropout:
             raise ValueError(
                 f"sample.guidance_scale is {self.guidance_scale}, but the model was trained with latte.label_dropout=0 "
                 "and never saw clips without a class: use 1."
@@ -179,10 +181,10 @@ def sample_batch(
             callback(step, len(timesteps) - 1, unwhiten(model, clean))
 
     seen = observe if callback else None
-    if method.endswith("Scheduler"):
-        scheduler = make_scheduler(method, objective, options.zero_terminal_snr, config.time_shift)
-        latents = walk_scheduler(
-            scheduler, predict, x, config.steps, objective, generators, options.zero_terminal_snr, given, seen
+    if method == DPM_SOLVER:
+        scheduler = make_dpm_solver(objective, options.zero_terminal_snr, config.time_shift)
+        latents = walk_dpm_solver(
+            scheduler, predict, x, config.steps, objective, options.zero_terminal_snr, given, seen
         )
     elif objective == "flow":
         latents = solve_flow(predict, x | given, timesteps, method == "heun", seen)
@@ -195,7 +197,7 @@ def sample_batch(
 
 def check_first_frame(model: Latte, first_frame: Parts, num_samples: int) -> None:
     """Raise ValueError where latents {"keyframe": (n or 1, c, t, h, w)} cannot be the given first frame."""
-    options, shape = model.architecture, model.layout.parts.get(KEYFRAME)
+    options, shape = model.training_options, model.layout.parts.get(KEYFRAME)
     if set(first_frame) != {KEYFRAME} or not options.clean_keyframe_share + options.independent_times_share:
         raise ValueError(
             f"a first frame was given as the parts {sorted(first_frame)}, but needs a model trained on clips with a "
@@ -232,27 +234,9 @@ def interpolate_noise(model: Latte, seed: int, other_seed: int, count: int) -> P
     return arc
 
 
-def whiten(model: Latte, latents: Parts) -> Parts:
-    """The cache's whitening, (x - mean) / std per channel of each part (b, c, t, h, w); float32 on the CPU."""
-    statistics = {part: _statistics(model, part) for part in latents}
-    return {part: (x.float().cpu() - statistics[part][0]) / statistics[part][1] for part, x in latents.items()}
-
-
-def unwhiten(model: Latte, latents: Parts) -> Parts:
-    """Undo the cache's whitening: x std + mean per channel of each part (b, c, t, h, w); float32 on the CPU."""
-    statistics = {part: _statistics(model, part) for part in latents}
-    return {part: x.float().cpu() * statistics[part][1] + statistics[part][0] for part, x in latents.items()}
-
-
 def _predicted_from(model: Latte) -> dict[str, object]:
     """What two models must share for the difference of their predictions to mean anything."""
     options = model.architecture
     parts = {part: [list(own[key]) for key in ("shape", "mean", "std")] for part, own in options.parts.items()}
     noise = (options.objective, options.zero_terminal_snr)
     return {"objective": noise, "classes": list(options.classes), "latent parts": parts}
-
-
-def _statistics(model: Latte, part: str) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of a part, (c, 1, 1, 1) each."""
-    mean, std = (torch.tensor(model.architecture.parts[part][key]) for key in ("mean", "std"))
-    return rearrange(mean, "c -> c 1 1 1"), rearrange(std, "c -> c 1 1 1")

@@ -1,6 +1,6 @@
-"""Which noise each component of a training clip gets: one time for all, a clean keyframe, times of its own, an image.
+"""Which noise each stream of a training clip gets: one time for all, a clean keyframe, times of its own, an image.
 
-A time belongs to a STREAM of the layout. Clips with a clean keyframe teach image-to-video, clips with independent times
+Clips with a clean keyframe teach image-to-video, clips with independent times
 every order in which a sampler may denoise the streams (Chen et al. 2024, diffusion forcing), images the keyframe alone.
 """
 
@@ -19,7 +19,7 @@ CLEAN = -1.0
 
 
 @dataclass(frozen=True)
-class ComponentTimes:
+class StreamTimes:
     """The times of one batch on the CPU, and what of it is trained."""
 
     times: Times
@@ -36,20 +36,21 @@ def draw_times(model: Latte, generators: Sequence[torch.Generator]) -> Tensor:
     """Training times in [0, 1), (b,): logit-normal (Esser et al. 2024) for flow, else uniform."""
     if model.architecture.objective != "flow":
         return draw_uniform(generators)
+    options = model.training_options
     normal = torch.cat([torch.randn(1, generator=generator) for generator in generators])
-    return torch.sigmoid(model.architecture.time_mean + model.architecture.time_std * normal)
+    return torch.sigmoid(options.time_mean + options.time_std * normal)
 
 
-def draw_component_times(model: Latte, draws: Draws) -> ComponentTimes:
-    """Times for a batch by the shares of `model.architecture`, each sample's kind from a draw of its own."""
-    options = model.architecture
+def draw_stream_times(model: Latte, draws: Draws) -> StreamTimes:
+    """Times for a batch by the shares of `model.training_options`, each sample's kind from a draw of its own."""
+    options = model.training_options
     shared = draw_times(model, draws("time"))
     if not (options.clean_keyframe_share or options.independent_times_share or options.image_share):
-        return ComponentTimes(shared)
-    kind = draw_uniform(draws("component times"))
+        return StreamTimes(shared)
+    kind = draw_uniform(draws("component times"))  # the name is part of the random key: it stays
     is_image = kind >= 1 - options.image_share if options.image_share else None
     if not (options.clean_keyframe_share or options.independent_times_share):
-        return ComponentTimes(shared, is_image=is_image)
+        return StreamTimes(shared, is_image=is_image)
     is_clean = kind < options.clean_keyframe_share
     is_independent = ~is_clean & (kind < options.clean_keyframe_share + options.independent_times_share)
     times = {
@@ -58,11 +59,11 @@ def draw_component_times(model: Latte, draws: Draws) -> ComponentTimes:
     }
     keyframe = model.layout.stream_of(KEYFRAME)
     times[keyframe] = torch.where(is_clean, CLEAN, times[keyframe])
-    return ComponentTimes(times, {KEYFRAME: (~is_clean).float()}, is_image)
+    return StreamTimes(times, {KEYFRAME: (~is_clean).float()}, is_image)
 
 
 def counted_share(model: Latte, part: str) -> float:
     """The share of training samples in which the loss of `part` is counted."""
-    options = model.architecture
+    options = model.training_options
     begins_later = model.layout.of_image().parts[part][1] == 0
     return 1 - options.clean_keyframe_share * (part == KEYFRAME) - options.image_share * begins_later

@@ -30,9 +30,8 @@ from pipelines.data.read_watch import ReadWatch, read_ahead
 from pipelines.inputs.cache import fixed_clips, provenance
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.index import DATA_MAY_CHANGE, index_input, open_index
-from pipelines.inputs.models import resolve_model
+from pipelines.inputs.models import autoencoder_path
 from pipelines.inputs.precision import autocast
-from pipelines.inputs.run_paths import run_path
 from pipelines.run.folder import StageFolder
 from pipelines.run.hashes import hash_folder
 from pipelines.run.ranks import connect, wait
@@ -48,7 +47,7 @@ EncodedClip = tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], torch.Tensor] 
 def run(config: Experiment) -> None:
     """Write, or go on writing, this process's share of the latent cache of the run; the last one finishes it."""
     index = open_index(config)
-    vae_path = resolve_model(config.cache.vae, run_path(config), "train_vae")
+    vae_path = autoencoder_path(config)
     inputs = index_input(index) | {"vae": {"path": str(vae_path), "hash": hash_folder(vae_path)}}
     folder = StageFolder(config.run.root, config.run.name, STAGE)
     settings, num_jobs = select(config, ("data", "cache", "run")), config.cache.num_jobs

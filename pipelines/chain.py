@@ -17,7 +17,8 @@ from pipelines import (
     train_motion,
     train_vae,
 )
-from pipelines.inputs.experiment import Experiment, training_stages
+from pipelines.inputs.experiment import Experiment
+from pipelines.inputs.training_stages import training_stages
 from pipelines.run.ranks import connect, wait
 from pipelines.run.stage import main, run_stage
 

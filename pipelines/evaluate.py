@@ -6,7 +6,6 @@ Of this run's samples, of evaluate.samples=FOLDER (anybody's videos, or an expor
 """
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ from pipelines.inputs.index import index_input, open_index
 from pipelines.inputs.models import model_paths
 from pipelines.inputs.run_paths import run_path
 from pipelines.inputs.samples import sample_folder
-from pipelines.inputs.scores import score_name
+from pipelines.inputs.scores import NOT_IN_NAME, SCORES_FILE, scores_folder
+from pipelines.metrics.declared import COUNT, scores_among
+from pipelines.parts.evaluate.autoencoder_scores import rfvd_extractor, score_autoencoder
 from pipelines.parts.evaluate.autoencoders import find_autoencoder
 from pipelines.parts.evaluate.class_scores import score_classes
 from pipelines.parts.evaluate.context import Evaluation, SampleSet
@@ -26,51 +27,56 @@ from pipelines.parts.evaluate.generation import score_frechet
 from pipelines.parts.evaluate.pipeline_samples import is_pipeline, sample_pipeline
 from pipelines.parts.evaluate.preview import write_preview
 from pipelines.parts.evaluate.proxy_scores import score_proxies
-from pipelines.parts.evaluate.reconstruction import rfvd_extractor, score_reconstruction
 from pipelines.parts.evaluate.sample_sources import read_folder, read_sample_set
+from pipelines.parts.evaluate.video_scores import score_videos
 from pipelines.run.folder import StageFolder, write_json
 from pipelines.run.hashes import digest, hash_folder
-from pipelines.run.ranks import connect, wait
+from pipelines.run.ranks import connect, is_first, wait
 from pipelines.run.stage import main, select
 
 STAGE = "evaluate"
-# Scores of generated videos: each adds {name: value} and {name_record: what defines it}. Features are shared by all
-# processes; what comes after the first two is done by one.
-SHARED_SCORES: tuple[Callable[[Evaluation], dict[str, Any]], ...] = (score_frechet, score_frames, score_proxies)
-GENERATION_SCORES: tuple[Callable[[Evaluation], dict[str, Any]], ...] = (score_classes,)
+MAY_CHANGE = ("data.*", *(f"{STAGE}.{name}" for name in NOT_IN_NAME))
 
 
 def run(config: Experiment) -> None:
     """Score what the options name: generated videos, the autoencoder, or both."""
     ranks, index = connect(config.run.device), open_index(config)
     samples, vae_path = open_inputs(config, index)
-    folder = StageFolder(config.run.root, config.run.name, f"{STAGE}/{score_name(config)}")
+    folder = StageFolder(config.run.root, config.run.name, f"{STAGE}/{scores_folder(config).name}")
     settings = select(config, ("data", "evaluate", "run"))
-    with folder.open(settings, inputs(config, index, samples, vae_path), ("data.*", "evaluate.i3d_batch_size")):
+    with folder.open(settings, inputs(config, index, samples, vae_path), MAY_CHANGE):
         wait()  # the first process has found nothing against it
         if folder.done:
-            print(f"{STAGE}: scored already, {folder.path / 'scores.json'}")
+            print(f"{STAGE}: scored already, {folder.path / SCORES_FILE}")
             return
         scores: dict[str, dict[str, Any]] = {"reconstruction": {}, "generation": {}}
         if samples:
             own_vae = vae_path or with_nothing(lambda: find_autoencoder(config.cache.vae, run_path(config)))
             is_own = not config.evaluate.samples
             evaluation = Evaluation(config, index, ranks.device, folder.path, samples, own_vae, is_own)
-            for score in SHARED_SCORES:
-                scores["generation"] |= score(evaluation)
-            for score in GENERATION_SCORES if folder.is_main else ():
-                scores["generation"] |= score(evaluation)
+            scores["generation"] = score_samples(evaluation, folder.is_main)
         extractor = rfvd_extractor(config) if vae_path else None
         if folder.is_main:
             if vae_path:
-                scores["reconstruction"] = score_reconstruction(vae_path, config, index, ranks.device, extractor)
+                scores["reconstruction"] = score_autoencoder(vae_path, config, index, ranks.device, extractor)
             if samples:
                 write_preview(samples, folder.path)
-            write_json(folder.path / "scores.json", scores)
-            folder.finish({"scores": "scores.json"})
-            print(printed_table(scores))
-            print(f"{STAGE}: {folder.path / 'scores.json'}")
+            write_json(folder.path / SCORES_FILE, scores)
+            folder.finish({"scores": SCORES_FILE})
+            print(printed_table(scores, settings["evaluate"]))
+            print(f"{STAGE}: {folder.path / SCORES_FILE}")
         wait()
+
+
+def score_samples(evaluation: Evaluation, is_main: bool) -> dict[str, Any]:
+    """{name: value, name_record: what defines it} of generated videos.
+
+    All processes share the features of the first three; what needs no features is left to the main one.
+    """
+    scores = score_frechet(evaluation) | score_frames(evaluation) | score_proxies(evaluation)
+    if is_main:
+        scores |= score_videos(evaluation) | score_classes(evaluation)
+    return scores
 
 
 def open_inputs(config: Experiment, index: ClipIndex) -> tuple[SampleSet | None, Path | None]:
@@ -106,11 +112,10 @@ def open_samples(config: Experiment, index: ClipIndex) -> SampleSet:
 @contextlib.contextmanager
 def in_turns() -> Any:
     """The first process alone, then the others, which find what it remembered."""
-    is_main = int(os.environ.get("RANK", "0")) == 0
-    if not is_main:
+    if not is_first():
         wait()
     yield
-    if is_main:
+    if is_first():
         wait()
 
 
@@ -136,18 +141,18 @@ def with_nothing(find: Callable[[], Path]) -> Path | None:
         return None
 
 
-def printed_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line per score: its value, spread over sets, and the id under which it may be compared."""
+def printed_table(scores: Mapping[str, Mapping[str, Any]], options: Mapping[str, Any]) -> str:
+    """A line per score: its value, deviation over sets, and the id under which it may be compared."""
     rows = []
     for values in scores.values():
-        for name, value in values.items():
-            if isinstance(value, float):
-                record = values.get(f"{name}_record") or {}
-                spread_text = f"± {record['std']:.4g}" if record.get("std") is not None else ""
-                rows.append((name, f"{value:.4g}", spread_text, str(record.get("id", ""))))
+        for metric, value in scores_among(values):
+            if metric.best != COUNT:
+                record = values.get(f"{metric.name}_record") or {}
+                deviation = f"± {record['std']:.4g}" if record.get("std") is not None else ""
+                rows.append((metric.name, f"{value:.4g}", deviation, metric.identity(values, options)))
                 if floor := record.get("floor"):
                     note = f"real against real, {floor['num_videos']} clips"
-                    rows.append((f"{name} floor", f"{floor['value']:.4g}", "", note))
+                    rows.append((f"{metric.name} floor", f"{floor['value']:.4g}", "", note))
     widths = [max(len(row[column]) for row in rows) for column in range(3)] if rows else [0] * 3
     return "\n".join(
         f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]}".rstrip() for row in rows

@@ -82,6 +82,8 @@ def sampled_otherwise(config: Experiment, method: str) -> list[str]:
         notes.append(
             f"Euler with {2 * options.steps} steps takes the place of Heun with {options.steps}: as much work."
         )
+    if method == "ddim":
+        notes.append("DDIM of diffusers steps by equal strides from the last timestep, ours from end to end.")
     for name in ("cfg_channels", "keyframe_lead", "guide"):
         if getattr(options, name):
             notes.append(f"sample.{name} is left out: the pipeline has nothing of the kind.")

@@ -17,14 +17,14 @@ from tqdm import tqdm
 
 from pipelines.data.video_sources import ReadError, Unreadable, VideoSource, find_sources, indexed_sources
 from pipelines.inputs.experiment import Experiment
-from pipelines.inputs.extractor import open_extractor
 from pipelines.inputs.index import open_index
 from pipelines.inputs.models import resolve_model
 from pipelines.inputs.run_paths import run_path
-from pipelines.metrics.frame_quality import load_lpips, lpips_available
+from pipelines.inputs.scoring_networks import open_extractor, open_lpips
 from pipelines.metrics.reconstruction_protocols import find_protocols
 from pipelines.parts.reconstruct.exchange import exchange_components
-from pipelines.parts.reconstruct.files import SAVED, reconstruct_file
+from pipelines.parts.reconstruct.file_scores import Scoring
+from pipelines.parts.reconstruct.files import reconstruct_file
 from pipelines.parts.reconstruct.folders import (
     STAGE,
     check_cache,
@@ -35,7 +35,6 @@ from pipelines.parts.reconstruct.folders import (
 )
 from pipelines.parts.reconstruct.latent_map import draw_latent_map
 from pipelines.parts.reconstruct.pages import printed_table, summarise, write_page
-from pipelines.parts.reconstruct.scores import Scoring
 from pipelines.run.checkpoint import publish
 from pipelines.run.folder import StageFolder, write_json
 from pipelines.run.ranks import choose_device
@@ -53,10 +52,6 @@ FILE_OPTIONS = (
 def run(config: Experiment) -> None:
     """Reconstruct what is not reconstructed yet; draw the latent map; exchange components where two files are named."""
     options = config.reconstruct
-    find_protocols(options.protocols)
-    unknown = [name for name in options.save if name not in SAVED]
-    if unknown:
-        raise ValueError(f"reconstruct.save names {unknown[0]!r}, expected some of {', '.join(SAVED)}")
     vae_path = resolve_model(options.vae or config.cache.vae, run_path(config), "train_vae")
     models = {"vae": vae_path}
     if options.compare_with:
@@ -133,15 +128,10 @@ def read_record(folder: Path, source: VideoSource) -> dict[str, Any] | None:
 
 def load_scoring(config: Experiment) -> Scoring:
     """The networks that score; LPIPS only where its weights are, I3D as its proxy where they are not."""
-    options, evaluate = config.reconstruct, config.evaluate
-    device = choose_device(config.run.device)
-    lpips, extractor = None, None
-    if lpips_available(evaluate.weights_dir, evaluate.lpips_network):
-        lpips = load_lpips(evaluate.weights_dir, evaluate.lpips_network).to(device)
-    if options.clips_per_file:
-        extractor = open_extractor(config)
-    protocols = find_protocols(options.protocols)
-    return Scoring(protocols, lpips, extractor, options.clip_frames, options.clips_per_file)
+    options = config.reconstruct
+    lpips = open_lpips(config, choose_device(config.run.device))
+    extractor = open_extractor(config) if options.clips_per_file else None
+    return Scoring(find_protocols(options.protocols), lpips, extractor, options.clip_frames, options.clips_per_file)
 
 
 def return_freed_memory() -> None:

@@ -34,14 +34,15 @@ from pipelines.data.pictures import (
     video_uri,
 )
 from pipelines.data.video_file import to_uint8, write_gif
-from pipelines.inputs.experiment import Experiment, training_stages
+from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.index import open_index
 from pipelines.inputs.models import model_paths
 from pipelines.inputs.run_paths import run_path
 from pipelines.inputs.samples import read_samples, sample_folder
-from pipelines.inputs.scores import score_name
-from pipelines.metrics.clip_set import spread
-from pipelines.metrics.meanings import MEANINGS
+from pipelines.inputs.scores import NOT_IN_NAME, SCORES_FILE, scores_folder
+from pipelines.inputs.training_stages import training_stages
+from pipelines.metrics.clip_set import evenly_spaced
+from pipelines.metrics.declared import ALWAYS, IF_MEASURED, RECONSTRUCTION, declared_metrics, scores_among
 from pipelines.parts.report import leaderboard
 from pipelines.parts.report.curves import PANELS, draw_curves
 from pipelines.parts.report.results import find_results
@@ -57,18 +58,6 @@ STAGE, EVALUATE = "report", "evaluate"
 TEMPLATES = Path(__file__).parent / "parts" / "report"
 LEADERBOARD = "leaderboard"  # below run.root
 SECTIONS = ("data", "motion", "vae", "cache", "latte", "sample", "evaluate", "run")
-SUMMARY = {
-    "reconstruction": ("psnr", "ssim", "psnr_copy_first_frame", "psnr_warp_only", "psnr_warp_decoded"),
-    "generation": (
-        "class_accuracy",
-        "class_accuracy_real",
-        "class_accuracy_real_decoded",
-        "class_accuracy_first_frame",
-        "diversity",
-        "proxy_fvd16",
-        "fvd16",
-    ),
-}
 NUM_CLIPS, NUM_CLASSES, VIDEOS_PER_CLASS = 6, 16, 4
 GIF_CLIPS, GIF_CLASSES, GIF_BYTES = 3, 8, 1_000_000
 GIF_CELLS, GIF_COLUMNS = (96, 72, 48), (4, 3, 2)  # tried in turn until a GIF is small enough
@@ -82,9 +71,10 @@ def run(config: Experiment) -> None:
         return
     index = open_index(config)
     stages = read_stages(config)
-    scores = json.loads((run_path(config) / EVALUATE / score_name(config) / "scores.json").read_text())
-    folder = StageFolder(config.run.root, config.run.name, f"{STAGE}/{score_name(config)}")
-    inputs = {"scores": {"path": str(run_path(config) / EVALUATE), "hash": score_name(config)}}
+    scored = scores_folder(config)
+    scores = json.loads((scored / SCORES_FILE).read_text())
+    folder = StageFolder(config.run.root, config.run.name, f"{STAGE}/{scored.name}")
+    inputs = {"scores": {"path": str(scored.parent), "hash": scored.name}}
     with folder.open(select(config, SECTIONS), inputs, ("*",)):
         components = decode_components(config, index)
         rows = collect_classes(config, index)
@@ -117,7 +107,7 @@ def read_stages(config: Experiment) -> dict[str, dict[str, Any]]:
     skipped = set(PANELS) - set(training_stages(config))
     chain = ("prepare_data", "train_motion", "train_vae", "cache_latents", "train_latte")
     folders = {stage: stage for stage in chain if stage not in skipped}
-    folders |= {"sample": f"sample/{sample_folder(config).name}", EVALUATE: f"{EVALUATE}/{score_name(config)}"}
+    folders |= {"sample": f"sample/{sample_folder(config).name}", EVALUATE: f"{EVALUATE}/{scores_folder(config).name}"}
     stages = {}
     for stage, name in folders.items():
         path = run_path(config) / name
@@ -125,6 +115,8 @@ def read_stages(config: Experiment) -> dict[str, dict[str, Any]]:
             raise ValueError(f"{path} is not finished: run python pipelines/chain.py with the same configuration")
         made = json.loads((path / "provenance.json").read_text())
         wanted = select(config, [section for section in SECTIONS if section in made["settings"] and section != "run"])
+        if stage == EVALUATE:
+            wanted[EVALUATE] |= {name: made["settings"][EVALUATE][name] for name in NOT_IN_NAME}
         if changed := differences({section: made["settings"][section] for section in wanted}, wanted):
             raise ValueError(
                 f"{path} was made with other settings, {', '.join(changed)}: run python pipelines/chain.py with this "
@@ -149,10 +141,11 @@ def differences(made: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str 
 
 def summarise(scores: Mapping[str, Mapping[str, Any]], stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What summary.json holds; a score that does not exist for this run (no classes, no motion) is null."""
-    summary: dict[str, Any] = {
-        section: {name: scores[section].get(name) for name in names if "fvd" not in name or name in scores[section]}
-        for section, names in SUMMARY.items()
-    }
+    summary: dict[str, Any] = {"reconstruction": {}, "generation": {}}
+    for name, metric in declared_metrics().items():
+        section = "reconstruction" if metric.table == RECONSTRUCTION else "generation"
+        if metric.summary == ALWAYS or metric.summary == IF_MEASURED and name in scores[section]:
+            summary[section][name] = scores[section].get(name)
     summary["seconds"] = {stage: entry["seconds"] for stage, entry in stages.items()}
     summary["peak_rss_gb"] = max(entry["peak_rss_gb"] for entry in stages.values())
     return summary
@@ -165,11 +158,11 @@ def decode_components(config: Experiment, index: ClipIndex) -> list[tuple[str, d
     vae = load_autoencoder(model_paths(config)[1]).to(device)
     clips = FixedClips(index, config.data, "validation")
     shown = []
-    for clip in (clips[i] for i in spread(len(clips), NUM_CLIPS)):
+    for clip in (clips[i] for i in evenly_spaced(len(clips), NUM_CLIPS)):
         video = collate([clip])["video"]
         components = vae.decode_components(vae.pad_clip(video).to(device))
         cropped = {name: crop(component.cpu(), video.shape[2:])[0] for name, component in components.items()}
-        shown.append((str(clip["path"]), component_videos(cropped, video[0])))
+        shown.append((str(clip["path"]), component_videos(cropped, video[0], vae.picture_rows)))
     return shown
 
 
@@ -180,12 +173,12 @@ def collect_classes(config: Experiment, index: ClipIndex) -> list[tuple[str, lis
     labels = [clips.describe(i)["label"] for i in range(len(clips))]
     classes = {entry["label"]: entry["class"] or "" for entry in plan}
     rows = []
-    for label in [list(classes)[i] for i in spread(len(classes), NUM_CLASSES)]:
+    for label in [list(classes)[i] for i in evenly_spaced(len(classes), NUM_CLASSES)]:
         generated = [video for entry, video in zip(plan, videos, strict=True) if entry["label"] == label]
         # A Latte from another run may know a class by another number, or one that these clips do not have.
         own = index.classes.index(classes[label]) if classes[label] in index.classes else -1
         positions = [i for i, known in enumerate(labels) if known == own or not classes[label]]
-        real = [to_uint8(clips[positions[i]]["video"]) for i in spread(len(positions), VIDEOS_PER_CLASS)]
+        real = [to_uint8(clips[positions[i]]["video"]) for i in evenly_spaced(len(positions), VIDEOS_PER_CLASS)]
         rows.append((classes[label], generated, real))
     return rows
 
@@ -236,7 +229,7 @@ def render(
             curves=curves,
             scores=score_table(scores),
             frechet=frechet_record(scores["generation"]),
-            scores_file=f"{EVALUATE}/{score_name(config)}/scores.json",
+            scores_file=f"{EVALUATE}/{scores_folder(config).name}/{SCORES_FILE}",
             command=shlex.join(["python", *sys.argv]),
             stages=[{"name": stage, **entry} for stage, entry in stages.items()],
             config=to_yaml(config),
@@ -245,15 +238,13 @@ def render(
 
 
 def score_table(scores: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Every score with its value and what it means; spread over seeds where there are several."""
+    """Every score with its value and what it means; the smallest and largest of its seeds where there are several."""
     table = []
     for values in scores.values():
-        for name, value in values.items():
-            if name.endswith(("_record", "_per_seed")) or value is None:
-                continue
-            seeds = values.get(f"{name}_per_seed") or []
+        for metric, value in scores_among(values):
+            seeds = values.get(f"{metric.name}_per_seed") or []
             text = f"{value:.4g}" + (f" ({min(seeds):.3g} – {max(seeds):.3g})" if len(seeds) > 1 else "")
-            table.append({"name": name, "value": text, "meaning": MEANINGS.get(name, "")})
+            table.append({"name": metric.name, "value": text, "meaning": metric.meaning})
     return table
 
 

@@ -3,14 +3,15 @@
 Latent cache -> Latte (EMA weights), with grids of samples during training.
 """
 
+import sys
 from collections.abc import Iterator
-from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
 
 from latte.blocks import LatteBlock
-from latte.config import LatteArchitecture, LatteConfig
+from latte.config import build_records
+from latte.fine_tuning import take_fitting_weights
 from latte.latte import Latte
 from latte.official_checkpoint import load_official_latte
 from latte.trainer import LatteTask
@@ -18,7 +19,7 @@ from pipelines.data.latent_cache import LatentCache
 from pipelines.inputs.cache import open_cache
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.index import DATA_MAY_CHANGE, open_index
-from pipelines.inputs.models import CHECKPOINT_SUFFIXES, planned_latte, resolve_model, take_weights
+from pipelines.inputs.models import CHECKPOINT_SUFFIXES, load_latte, planned_latte, resolve_model
 from pipelines.inputs.run_paths import run_path
 from pipelines.parts.train_latte.previews import write_preview
 from pipelines.run.compilation import compile_blocks
@@ -39,6 +40,7 @@ MAY_CHANGE = (
     "latte.gradient_checkpointing",
     "latte.compile",
     "latte.shard_weights",
+    "latte.loop.num_workers",  # no option any more: older runs recorded it, without effect
 )
 
 
@@ -48,7 +50,7 @@ def run(config: Experiment) -> None:
     cache = open_cache(config, index)
     inputs = {"latent cache": {"path": str(cache.folder), "hash": cache_hash(cache)}}
     torch.manual_seed(key(config.run.seed, STAGE, "weights"))
-    model = Latte(asdict(architecture(config, cache)))
+    model = Latte(**build_records(config.latte, cache.parts, cache.classes))
     if config.latte.init_from:
         inputs["initial weights"] = take_initial_weights(model, config.latte.init_from, run_path(config))
     if config.latte.compile:
@@ -72,21 +74,16 @@ def run(config: Experiment) -> None:
         folder.finish()
 
 
-def architecture(config: Experiment, cache: LatentCache) -> LatteArchitecture:
-    """The options of the `latte` section plus what the cache says about the latents."""
-    options = {field.name: getattr(config.latte, field.name) for field in fields(LatteConfig)}
-    return LatteArchitecture.build(LatteConfig(**options), cache.parts, cache.classes)
-
-
 def take_initial_weights(model: Latte, reference: str, run_folder: Path) -> dict[str, str]:
     """Fill `model` from a reference as for `resolve_model`, or from a checkpoint file of the published Latte; returns
-    what that is, for the provenance."""
+    what that is, for the provenance. Says in one line what does not fit and stays as it is."""
     file = Path(reference)
     if file.is_file() or file.suffix in CHECKPOINT_SUFFIXES:
         load_official_latte(file, model)
         return {"path": str(file), "hash": hash_file(file)}
     path = resolve_model(reference, run_folder, STAGE)
-    take_weights(model, Latte.from_pretrained(path, use_safetensors=True, low_cpu_mem_usage=False), path)
+    if left := take_fitting_weights(model, load_latte(path, torch.device("cpu")), path):
+        print(f"{STAGE}: the weights of {path} fit in part, {'; '.join(left)}", file=sys.stderr)
     return {"path": str(path), "hash": hash_folder(path)}
 
 

@@ -23,6 +23,10 @@ from vae.motion_module import MotionModule
 from vae.motion_trainer import MotionTask
 
 STAGE = "train_motion"
+MAY_CHANGE = (
+    "motion.loop.num_workers",
+    "motion.loop.ema_snapshot_every",  # no option any more: older runs recorded it, without effect
+)
 
 
 def run(config: Experiment) -> None:
@@ -37,7 +41,7 @@ def run(config: Experiment) -> None:
             config.motion.init_from, run_path(config), settings["module"]
         )
     folder = StageFolder(config.run.root, config.run.name, STAGE)
-    with folder.open(settings, inputs, (*may_change("motion.loop"), *DATA_MAY_CHANGE)):
+    with folder.open(settings, inputs, (*may_change("motion.loop"), *DATA_MAY_CHANGE, *MAY_CHANGE)):
         torch.manual_seed(key(config.run.seed, STAGE, "weights"))
         task = build_task(config, index)
         if source is not None:

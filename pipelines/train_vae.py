@@ -19,13 +19,18 @@ from pipelines.run.loop import train
 from pipelines.run.random_keys import key
 from pipelines.run.stage import main, select
 from pipelines.run.task import may_change
-from vae.blocks import ResidualBlock
 from vae.interface import VideoAutoencoder
 from vae.registry import build_autoencoder, load_autoencoder
 from vae.trainer import VaeTask
 
 STAGE = "train_vae"
-MAY_CHANGE = ("vae.losses.weights_dir", "vae.gradient_checkpointing", "vae.compile")
+MAY_CHANGE = (
+    "vae.losses.weights_dir",
+    "vae.gradient_checkpointing",
+    "vae.compile",
+    "vae.loop.num_workers",
+    "vae.loop.ema_snapshot_every",  # no option any more: older runs recorded it, without effect
+)
 
 
 def run(config: Experiment) -> None:
@@ -58,7 +63,7 @@ def build_task(config: Experiment, index: ClipIndex, model: VideoAutoencoder) ->
     if section.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if section.compile:
-        compile_blocks(model, ResidualBlock)
+        compile_blocks(model, model.block_class)
     validation = fixed_batches(config, index, section.validation_clips)
     return VaeTask(
         model,

@@ -21,7 +21,6 @@ SOURCES = sorted(path for top in ("vae", "latte", "pipelines") for path in (ROOT
 every_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 # The stages that run other stages; the two of them that are research, and may use the studies.
 COMPOSERS, RESEARCH = ("chain", "ablate"), ("ablate", "benchmark")
-COMPOSITION = "pipelines.inputs.experiment"  # puts the options of all stages together
 
 
 @cache
@@ -83,10 +82,7 @@ def refusal(module: str, name: str, modules: Collection[str]) -> str:
     if here in FOUNDATIONS:
         return "a room imports itself and third parties only"
     if here == "inputs":
-        is_composed = (
-            module == COMPOSITION and imported.startswith("pipelines.parts.") and imported.endswith(".options")
-        )
-        return "" if there in FOUNDATIONS or is_composed else "inputs imports vae, latte, run, data and metrics only"
+        return "" if there in FOUNDATIONS else "inputs imports vae, latte, run, data and metrics only"
     if there == "studies":
         return "" if stage in RESEARCH and here.startswith("stage.") else "only research imports the studies"
     if there.startswith("parts."):
@@ -143,7 +139,7 @@ def test_there_is_no_circle() -> None:
         ("pipelines.inputs.samples", "from pipelines.sample import STAGE", "inputs imports"),
         ("pipelines.report", "from pipelines.parts.evaluate.preview import write_preview", "pieces of evaluate"),
         ("pipelines.parts.export.bundle", "from pipelines.parts.report.texts import CURVES", "pieces of report"),
-        ("pipelines.inputs.models", "from pipelines.parts.sample.options import SampleSection", "inputs imports"),
+        ("pipelines.inputs.models", "from pipelines.parts.sample.plan import plan_samples", "inputs imports"),
         ("pipelines.metrics.fvd", "from pipelines.run.ranks import connect", "a room imports itself"),
         ("latte.trainer", "from vae.interface import crop", "a room imports itself"),
         ("pipelines.evaluate", "from pipelines.studies.judges import Judges", "only research"),

@@ -34,7 +34,7 @@ from pipelines import (
 from pipelines.data.latent_cache import LatentCache
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.samples import sample_folder
-from pipelines.inputs.scores import score_name
+from pipelines.inputs.scores import scores_folder
 from pipelines.run.config import load_config
 from pipelines.run.folder import read_jsonl
 from pipelines.run.hashes import hash_folder
@@ -185,6 +185,19 @@ def test_the_page_needs_nothing_beside_itself(run_folder: Path) -> None:
     assert "micro_batch_size: 2" in config and "fusion_blocks: 1" in config
 
 
+def test_a_latte_is_fine_tuned_with_other_options(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of another run: its weights, with other shares of noise and labels, one block more, and a cache of its own."""
+    given = (f"cache.vae={root / 'nano'}", f"latte.init_from={root / 'nano'}", "cache.storage=means_fp16")
+    fine = nano(root, "run.name=fine", *given, "latte.label_dropout=0.3", "latte.time_mean=0.5", "latte.depth=3")
+    for stage in (prepare_data, cache_latents, train_latte):
+        stage.run(fine)
+    assert "fit in part, new weights: blocks.2" in capfd.readouterr().err
+    saved = json.loads((root / "fine" / "train_latte" / "last" / "config.json").read_text())
+    assert (saved["training"]["label_dropout"], saved["training"]["time_mean"]) == (0.3, 0.5)
+    with pytest.raises(ValueError, match="the width of latte.size"):
+        train_latte.run(replace(fine, latte=replace(fine.latte, width=32)))
+
+
 def digests(folder: Path) -> dict[str, str]:
     files = (file for file in folder.rglob("*") if file.is_file() and file.name != ".lock")
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
@@ -225,7 +238,7 @@ def test_samples_with_other_options_have_their_own_folder(root: Path, run_folder
     with pytest.raises(ValueError, match="is not finished.*chain.py"):
         report.run(other)
     evaluate.run(other)  # from mp4 files, and of two classes only: its scores cannot be taken for those of the first
-    scores = json.loads((root / "nano" / "evaluate" / score_name(other) / "scores.json").read_text())
+    scores = json.loads((scores_folder(other) / "scores.json").read_text())
     record = scores["generation"]["proxy_fvd16_record"]
     assert record["id"] == "proxy_fvd16-strict-lossy-n2-sets1-own-classes-bf16"
     with pytest.raises(ValueError, match="'Jump'.*MoveLeft, MoveRight"):

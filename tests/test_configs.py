@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from pipelines import chain
 from pipelines.inputs.experiment import Experiment
@@ -100,3 +101,18 @@ def test_a_typo_is_answered_with_a_suggestion():
         load("vae.loop.lrr=1e-4")
     with pytest.raises(ValueError, match="latent_chanels"):
         load("vae.deco_vae.latent_chanels.motion=2")
+
+
+def test_no_backbone_is_written_twice():
+    def sizes(node):
+        if isinstance(node, dict):
+            found = {tuple(node.items())} if {"low_width", "high_width"} <= node.keys() else set()
+            return found.union(*map(sizes, node.values()))
+        return set()
+
+    owners = {}
+    for path in sorted((ROOT / "configs").rglob("*.yaml")):
+        for backbone in sizes(yaml.safe_load(path.read_text())):
+            assert backbone not in owners, f"{path.name} repeats the backbone of {owners[backbone]}: name it in bases"
+            owners[backbone] = path.name
+    assert owners

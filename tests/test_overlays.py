@@ -9,14 +9,14 @@ import pytest
 import torch
 from tiny_vae import clip
 
-from latte.config import LatteArchitecture, LatteConfig
+from latte.config import build_records
 from latte.latte import Latte
 from latte.sampler import SamplerConfig
 from pipelines.inputs.experiment import Experiment
 from pipelines.run.config import load_config
 from pipelines.run.random_keys import Draws
 from pipelines.run.training_state import TrainingState
-from pipelines.run.update import update_player
+from pipelines.run.update import accumulate_gradient, take_step
 from pipelines.studies.ablation.options import AblationStudy
 from vae.encoder import BackboneConfig
 from vae.registry import build_autoencoder
@@ -148,9 +148,8 @@ def test_overlays_of_latte(base, name):
     parts = {
         part: {"shape": shape, "mean": [0.0] * shape[0], "std": [1.0] * shape[0]} for part, shape in shapes.items()
     }
-    options = {field.name: getattr(config.latte, field.name) for field in fields(LatteConfig)}
     with torch.device("meta"):
-        model = Latte(asdict(LatteArchitecture.build(LatteConfig(**options), parts, ["walk", "run"])))
+        model = Latte(**build_records(config.latte, parts, ["walk", "run"]))
     settings = SamplerConfig(**{field.name: getattr(config.sample, field.name) for field in fields(SamplerConfig)})
     expected = {"latte_parity": "ddpm", "modern": "heun", "image_to_video": "euler"}
     assert settings.method_for(model) == expected[name]
@@ -255,13 +254,13 @@ def test_every_overlay_trains(name, tmp_path):
     model = build_autoencoder(section)
     task = VaeTask(model, section.losses, section.gan, section.adaptation, iter, list, print)
     state = TrainingState(task, section.loop, tmp_path, torch.device("cpu"))
+    state.set_learning_rate(section.loop.lr)
     batches = [{"video": clip(2, 5, seed=seed), "index": [0, 1], "path": ["a", "b"]} for seed in range(3)]
     logged = []
     for step in range(section.loop.steps):
         draws, item, values = Draws(0, task.stage, step, [0, 1]), batches[step % 3], {}
         for player in task.prepare_step(step):
-            optimizer = state.optimizers[player]
-            values |= update_player(task, player, optimizer, item, draws, step, section.loop.lr, section.loop).read()
+            values |= take_step(state, accumulate_gradient(state, player, item, draws, step)).read()
         logged.append(values)
     assert all(math.isfinite(value) for values in logged for value in values.values())
     first, last = (sum(values["vae/l1"] for values in part) for part in (logged[:6], logged[-6:]))

@@ -1,4 +1,4 @@
-"""Decoupled adaptation (DeCo-VAE 3.3): which parts train in which phase.
+"""Decoupled adaptation (DeCo-VAE 3.3): which modules train in which phase.
 
 Phase 1 freezes the motion module M: motion is a fixed function of the clip. Phase 2 freezes the keyframe encoder and
 trains M along. The start of phase 2 and of the adversarial loss are separate settings, so that each can be ablated.

@@ -1,6 +1,6 @@
 """Bottleneck: features <-> latent. Compressed sensing (measure with phi, recover by unrolled ISTA) or linear.
 
-Every component has its own measurement `Measurement` (its half of the bottleneck belongs to its encoder) and its own
+Every part has its own measurement `Measurement` (its half of the bottleneck belongs to its encoder) and its own
 projection back, unless the projection is shared; the recovery network is shared like the decoder.
 """
 
@@ -12,6 +12,7 @@ from torch import nn
 from vae.blocks import BlockStack, Past
 from vae.gaussian import Gaussian
 
+BOTTLENECKS = ("compressed_sensing", "linear")
 INITIAL_LOG_VARIANCE = -4.0
 INITIAL_STEP = 0.5
 INITIAL_THRESHOLD = 0.01
@@ -35,6 +36,11 @@ class Measurement(nn.Module):
         features = self.widen(features)
         mean = torch.einsum("bthwd,cd->bcthw", features, self.phi)
         return Gaussian.from_moments(mean, torch.einsum("bthwc->bcthw", self.log_variance(features)))
+
+
+def build_recovery(bottleneck: str, width: int) -> nn.Module:
+    """The recovery network of one of BOTTLENECKS."""
+    return SparseRecovery(width) if bottleneck == "compressed_sensing" else LinearRecovery()
 
 
 class LinearRecovery(nn.Module):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vae.bottleneck import BOTTLENECKS
+from vae.choices import check_choices
 from vae.encoder import BackboneConfig
+from vae.interface import TEMPORAL_COMPRESSION
 from vae.motion_module import MotionModuleConfig
 
 SMALL_BACKBONE = BackboneConfig(low_width=32, high_width=96, separate_blocks=1, fusion_blocks=2)
@@ -43,16 +46,14 @@ class DecoVaeConfig:
     motion_module: MotionModuleConfig = field(default_factory=MotionModuleConfig)  # size of the motion module
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("bottleneck", ("compressed_sensing", "linear")),
-            ("keyframe_mode", ("single", "repeat")),
-            ("residual_reference", ("decoded", "original")),
-            ("motion_decoder", ("small", "shared")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"vae.deco_vae.{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}"
-                )
+        check_choices(
+            self,
+            "vae.deco_vae",
+            bottleneck=BOTTLENECKS,
+            keyframe_mode=("single", "repeat"),
+            residual_reference=("decoded", "original"),
+            motion_decoder=("small", "shared"),
+        )
         channels = self.latent_channels
         if self.shared_projection and not channels.keyframe == channels.motion == channels.residual:
             raise ValueError(f"vae.deco_vae.shared_projection needs equal latent_channels, got {channels}")
@@ -102,3 +103,8 @@ class DecoVaeConfig:
         if part == "keyframe":
             return 1 + num_groups if self.keyframe_mode == "repeat" else 1
         return num_groups + int(self.first_frame_latent)
+
+    def num_frames(self, latent_frames: int, starts_clip: bool) -> int:
+        """Frames that so many latent frames of motion or residual stand for; starts_clip: they are a clip's first."""
+        images = int(starts_clip and self.first_frame_latent)
+        return images + TEMPORAL_COMPRESSION * (latent_frames - images)

@@ -31,8 +31,8 @@ class PatchHead(nn.Module):
         """(b, t', h', w', low_width), (..., high_width) -> bands (b, num_bands c, t, h, w), fp32."""
         r, p, q = self.patch
         bands = [
-            rearrange(part, "b t h w (c r p q) -> b c (t r) (h p) (w q)", r=r, p=p, q=q)
-            for part in (self.low(low), self.high(high))
+            rearrange(tokens, "b t h w (c r p q) -> b c (t r) (h p) (w q)", r=r, p=p, q=q)
+            for tokens in (self.low(low), self.high(high))
         ]
         return at_least_fp32(torch.cat(bands, dim=1))
 

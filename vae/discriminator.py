@@ -11,6 +11,8 @@ from diffusers.configuration_utils import register_to_config
 from einops import rearrange
 from torch import nn
 
+from vae.choices import check_choices
+
 NUM_GROUPS = 8
 LARGEST_WIDENING = 8  # of the first layer's channels
 
@@ -24,9 +26,7 @@ class DiscriminatorConfig:
     num_layers: int = 3  # layers between the first and the last; all but the last of them halve the size
 
     def __post_init__(self) -> None:
-        if self.kind not in DISCRIMINATORS:
-            known = " or ".join(DISCRIMINATORS)
-            raise ValueError(f"vae.gan.discriminator.kind is {self.kind!r}, but must be {known}")
+        check_choices(self, "vae.gan.discriminator", kind=tuple(DISCRIMINATORS))
         if self.width < NUM_GROUPS or self.width % NUM_GROUPS or self.num_layers < 1:
             raise ValueError(
                 f"vae.gan.discriminator has width {self.width} and num_layers {self.num_layers}, but must have a width "

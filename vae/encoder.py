@@ -49,8 +49,8 @@ class PatchProjection(nn.Module):
         """bands: (b, num_bands c, t, h, w) -> low (b, t', h', w', low_width), high (b, t', h', w', high_width)."""
         r, p, q = self.patch
         low, high = (
-            rearrange(part, "b c (t r) (h p) (w q) -> b t h w (c r p q)", r=r, p=p, q=q)
-            for part in split_bands(bands, self.channels)
+            rearrange(band, "b c (t r) (h p) (w q) -> b t h w (c r p q)", r=r, p=p, q=q)
+            for band in split_bands(bands, self.channels)
         )
         return self.low(low), self.high(high)
 
@@ -89,10 +89,10 @@ class Encoder(nn.Module):
     def _tokens(self, video: torch.Tensor, continues: bool) -> tuple[torch.Tensor, torch.Tensor]:
         num_images = 1 if self.first_frame and not continues else 0
         image, rest = video.split([num_images, video.shape[2] - num_images], dim=2)
-        parts = []
+        tokens = []
         if num_images:
-            parts.append(self.image_patches(haar_spatial(image)))
+            tokens.append(self.image_patches(haar_spatial(image)))
         if rest.shape[2]:
-            parts.append(self.group_patches(haar_spatiotemporal(rest)))
-        low, high = zip(*parts, strict=True)
+            tokens.append(self.group_patches(haar_spatiotemporal(rest)))
+        low, high = zip(*tokens, strict=True)
         return torch.cat(low, dim=1), torch.cat(high, dim=1)

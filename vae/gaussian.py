@@ -27,6 +27,20 @@ class Gaussian:
         # DeCo-VAE Eq. 2: z = mu + sigma * eps
         return self.mean + torch.exp(0.5 * self.log_variance) * noise
 
+    def latent(self, sample: bool, generator: Generators = None) -> torch.Tensor:
+        """What is coded on, (b, c, t, h, w): a draw, or the mean."""
+        return self.sample(generator) if sample else self.mean
+
+    def stacked(self) -> torch.Tensor:
+        """Both moments as one tensor (b, 2 c, t, h, w), which can be cut into tiles and blended."""
+        return torch.cat([self.mean, self.log_variance], dim=1)
+
+    @staticmethod
+    def unstacked(moments: torch.Tensor) -> Gaussian:
+        """Inverse of `stacked`."""
+        half = moments.shape[1] // 2
+        return Gaussian(*moments.split([half, half], dim=1))
+
     def kl(self) -> torch.Tensor:
         """KL(self || N(0, 1)) in nats, summed over everything but the batch: (b,)."""
         mean, log_variance = at_least_fp32(self.mean), at_least_fp32(self.log_variance)

@@ -1,8 +1,12 @@
-"""What every video autoencoder of this project offers; the stages, the trainer and the tests know only this."""
+"""What every video autoencoder of this project offers; the stages, the trainer and the tests know only this.
+
+A video autoencoder gives parts: keyframe, motion and residual latents, or one. What pictures and scores show of a coded
+clip, in pixels, are components.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeVar, cast
@@ -16,7 +20,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from vae.gaussian import Gaussian, Generators
-from vae.tiling import TileNetwork, Tiling, tiled
+from vae.tiling import CausalNetwork, Place, Tiling, remembering, tiled
 
 TEMPORAL_COMPRESSION = 4
 Latents = dict[str, torch.Tensor]
@@ -62,9 +66,13 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
     """Base of all video autoencoders. A video is (b, 3, t, h, w) in [-1, 1]; a latent {part: (b, c, t', h', w')}.
 
     Networks want 4n + 1 frames and sizes that are multiples of `size_multiple`; encode pads anything else and
-    decode crops it back. A model implements `encode_chunk` and `decode_chunk`; whole clips are one chunk.
+    decode crops it back. A model implements shapes, `encode_chunk` and `decode_chunk`; a whole clip is one chunk.
     """
 
+    block_class: type[nn.Module]  # what the networks repeat: `vae.compile` compiles each of these by itself
+    # components that pictures show between original and reconstruction, in reading order, and how each is drawn:
+    # pixels, flow or difference; `components_chunk` gives them as "decoded_NAME"
+    picture_rows: Mapping[str, str] = {}
     causal: bool  # latents of earlier frames do not depend on later ones
     open_loop: bool = True  # no part's posterior depends on what is drawn for another: moments may be sampled later
     size_multiple: int
@@ -72,8 +80,8 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
 
     # ------------------------------------------------------------------ what a model implements
 
-    def new_state(self) -> Any:
-        """What coding one clip carries from chunk to chunk."""
+    def latent_shapes(self, clip_shape: tuple[int, int, int]) -> dict[str, tuple[int, int, int, int]]:
+        """(t, h, w) of a clip -> (c, t', h', w') of every part."""
         raise NotImplementedError
 
     def encode_chunk(self, video: torch.Tensor, state: Any, sample: bool, generator: Generators) -> Encoding:
@@ -84,17 +92,29 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
         """The frames of one chunk, (b, 3, t, h, w), not clipped."""
         raise NotImplementedError
 
+    # ------------------------------------------------------------------ what a model may have beyond that
+
+    def new_state(self) -> Any:
+        """What coding one clip carries from chunk to chunk."""
+        return None
+
     def components_chunk(self, video: torch.Tensor, state: Any) -> dict[str, torch.Tensor]:
         """What pictures and scores show of a chunk: at least "reconstruction", (b, 3, t, h, w)."""
-        raise NotImplementedError
-
-    def latent_shapes(self, clip_shape: tuple[int, int, int]) -> dict[str, tuple[int, int, int, int]]:
-        """(t, h, w) of a clip -> (c, t', h', w') of every part."""
-        raise NotImplementedError
+        latents = self.encode_chunk(video, state, sample=False, generator=None).latents
+        return {"reconstruction": self.decode_chunk(latents, state)}
 
     def forward(self, video: torch.Tensor, sample: bool = True, generator: Generators = None) -> Coded:
         """Encode and decode in one pass, keeping what the losses need; ValueError for a clip that needs padding."""
-        raise NotImplementedError
+        self.check_video(video)
+        encoding = self.encode(video, sample, generator)
+        reconstruction = self.decode(encoding.latents)
+        pairs = {"video": ComponentPair(reconstruction, video, starts_with_image=True)}
+        return Coded(encoding.posterior, encoding.latents, reconstruction, pairs, {})
+
+    @staticmethod
+    def has_motion_module(architecture: Any) -> bool:
+        """Whether a model with this configuration has a motion module, which must be trained first."""
+        return False
 
     def motion_modules(self) -> list[nn.Module]:
         """What phase 1 of the decoupled adaptation freezes."""
@@ -211,15 +231,19 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
         """Run the networks on whole frames again."""
         self.tiling = None
 
-    def by_tiles(self, network: TileNetwork, x: torch.Tensor, cell: int, out_cell: int) -> torch.Tensor:
-        """network(x, (0, 0)), or network(tile, its place) put together where tiling is on.
+    def by_tiles(
+        self, network: CausalNetwork, x: torch.Tensor, cell: int, out_cell: int, memory: dict[Place, Any] | None = None
+    ) -> torch.Tensor:
+        """network(x, past of the chunk before), tile by tile where tiling is on; returns its result.
 
         x: (b, c, t, h, w) with cells of `cell` pixels of the video; the network's result has cells of `out_cell`.
+        memory: keeps the pasts of this network from chunk to chunk; None: a clip is one chunk.
         """
+        whole = remembering(network, {} if memory is None else memory)
         if self.tiling is None:
-            return network(x, (0, 0))
+            return whole(x, (0, 0))
         tile, overlap = self.tiling.tile_size // cell, self.tiling.overlap // cell
-        return tiled(network, x, tile, overlap, Fraction(cell, out_cell))
+        return tiled(whole, x, tile, overlap, Fraction(cell, out_cell))
 
 
 def check_is_video(video: torch.Tensor) -> None:

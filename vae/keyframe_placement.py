@@ -57,13 +57,13 @@ def split_gops(
     """
     warp_test = WarpTest(model, gop.min_gain_db) if gop.adaptive else None
     gop_start = position = 0
-    for part in frames:
-        while part.shape[2]:
-            length = min(part.shape[2], FRAMES_AT_A_TIME)
+    for piece in frames:
+        while piece.shape[2]:
+            length = min(piece.shape[2], FRAMES_AT_A_TIME)
             if gop.max_frames:
                 length = min(length, gop_start + gop.max_frames - position)
-            num_kept = warp_test.num_predictable(part[:, :, :length]) if warp_test else length
-            kept, part = part.split([num_kept, part.shape[2] - num_kept], dim=2)
+            num_kept = warp_test.num_predictable(piece[:, :, :length]) if warp_test else length
+            kept, piece = piece.split([num_kept, piece.shape[2] - num_kept], dim=2)
             if num_kept:
                 yield gop_start, kept
             position += num_kept

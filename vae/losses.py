@@ -31,9 +31,9 @@ def wavelet_l1(
     image, groups = difference.split([num_images, difference.shape[2] - num_images], dim=2)
     sums = [difference.new_zeros(()), difference.new_zeros(())]
     counts = [0, 0]
-    for part, transform in ((image, haar_spatial), (groups, haar_spatiotemporal)):
-        if part.shape[2]:
-            for level, band in enumerate(split_bands(transform(part), part.shape[1])):
+    for frames, transform in ((image, haar_spatial), (groups, haar_spatiotemporal)):
+        if frames.shape[2]:
+            for level, band in enumerate(split_bands(transform(frames), frames.shape[1])):
                 sums[level] = sums[level] + band.abs().sum()
                 counts[level] += band.numel()
     return sums[0] / counts[0], sums[1] / counts[1]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from vae.choices import check_choices
 from vae.discriminator import DiscriminatorConfig
 from vae.interface import Coded
 from vae.losses import pixel_l1, psnr, wavelet_l1
@@ -41,8 +42,7 @@ class GanConfig:
     )  # kind and size of the discriminator
 
     def __post_init__(self) -> None:
-        if self.weighting not in ("constant", "adaptive"):
-            raise ValueError(f"vae.gan.weighting is {self.weighting!r}, but must be constant or adaptive")
+        check_choices(self, "vae.gan", weighting=("constant", "adaptive"))
 
 
 def pixel_loss(terms: dict[str, torch.Tensor], config: LossConfig) -> torch.Tensor:

@@ -8,34 +8,40 @@ from pathlib import Path
 
 from diffusers import ModelMixin  # noqa: F401 - diffusers wants it beside the class that a saved pipeline names
 
+from vae.choices import check_choices
 from vae.deco_vae import DeCoVAE
 from vae.deco_vae_config import DecoVaeConfig
 from vae.interface import VideoAutoencoder
 from vae.rivals.concat_vae import ConcatVAE, ConcatVaeConfig
 from vae.rivals.plain_vae import PlainVAE, PlainVaeConfig
 
-MODELS: dict[str, type[VideoAutoencoder]] = {"deco_vae": DeCoVAE, "plain_vae": PlainVAE, "concat_vae": ConcatVAE}
+MODELS: dict[str, type[VideoAutoencoder]] = {
+    "deco_vae": DeCoVAE,
+    "plain_vae": PlainVAE,
+    "concat_vae": ConcatVAE,
+}
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
     """Which autoencoder, and the architecture of each; only the named one is built."""
 
-    name: str = "deco_vae"  # deco_vae, plain_vae (no decoupling) or concat_vae (one encoder for all components)
+    name: str = "deco_vae"  # which one is built and trained: deco_vae, or a rival (plain_vae: no decoupling)
     deco_vae: DecoVaeConfig = field(default_factory=DecoVaeConfig)  # architecture of deco_vae
     plain_vae: PlainVaeConfig = field(default_factory=PlainVaeConfig)  # architecture of plain_vae
     concat_vae: ConcatVaeConfig = field(default_factory=ConcatVaeConfig)  # architecture of concat_vae
 
+    def __post_init__(self) -> None:
+        check_choices(self, "vae", name=tuple(MODELS))
+
     @property
     def has_motion_module(self) -> bool:
         """Whether the named autoencoder is built with a motion module."""
-        return {"deco_vae": self.deco_vae.motion, "concat_vae": True}.get(self.name, False)
+        return MODELS[self.name].has_motion_module(getattr(self, self.name))
 
 
 def build_autoencoder(config: AutoencoderConfig) -> VideoAutoencoder:
-    """A new autoencoder with random weights. ValueError for an unknown name."""
-    if config.name not in MODELS:
-        raise ValueError(f"vae.name is {config.name!r}, expected one of {', '.join(MODELS)}")
+    """A new autoencoder with random weights."""
     return MODELS[config.name](asdict(getattr(config, config.name)))
 
 

@@ -54,9 +54,9 @@ def rechunk(frames: Iterable[torch.Tensor], chunk_frames: int = CHUNK_FRAMES) ->
         raise ValueError(f"chunk_frames is {chunk_frames}, expected a multiple of {TEMPORAL_COMPRESSION} above 0")
     waiting: list[torch.Tensor] = []
     missing = 1 + chunk_frames
-    for part in frames:
-        while part.shape[2]:
-            taken, part = part.split([min(missing, part.shape[2]), max(part.shape[2] - missing, 0)], dim=2)
+    for piece in frames:
+        while piece.shape[2]:
+            taken, piece = piece.split([min(missing, piece.shape[2]), max(piece.shape[2] - missing, 0)], dim=2)
             waiting.append(taken)
             missing -= taken.shape[2]
             if not missing:
@@ -140,10 +140,10 @@ def _gop_chunks(
     gop = gop or GopConfig()
     if not model.causal and not gop.max_frames:
         gop = replace(gop, max_frames=WHOLE_GOP_FRAMES)
-    frames = (part.to(model.device) for part in frames)
+    frames = (piece.to(model.device) for piece in frames)
     for gop_start, group in groupby(split_gops(model, frames, gop), key=itemgetter(0)):
-        parts = (part for _, part in group)
-        yield gop_start, rechunk(parts, chunk_frames) if model.causal else iter([torch.cat(list(parts), dim=2)])
+        pieces = (piece for _, piece in group)
+        yield gop_start, rechunk(pieces, chunk_frames) if model.causal else iter([torch.cat(list(pieces), dim=2)])
 
 
 def _complete(group: Iterable[CodedPiece]) -> Iterator[CodedPiece]:

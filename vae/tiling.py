@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import torch
 
-# (tile (b, c, t, h, w), its (top, left) in cells of the whole) -> the tile's result (b, c', t', h scale, w scale)
-TileNetwork = Callable[[torch.Tensor, tuple[int, int]], torch.Tensor]
+Place = tuple[int, int]  # (top, left) of a tile in cells of the whole
+# (tile (b, c, t, h, w), its place) -> the tile's result (b, c', t', h scale, w scale)
+TileNetwork = Callable[[torch.Tensor, Place], torch.Tensor]
+# The same for chunk after chunk of a clip: (tile, its past or None) -> (result, its past for the next chunk)
+CausalNetwork = Callable[[torch.Tensor, Any], tuple[torch.Tensor, Any]]
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,16 @@ def tiled(network: TileNetwork, x: torch.Tensor, tile: int, overlap: int, scale:
 
     rows = ((top, row_of_tiles(top)) for top in tile_starts(height, tile, overlap))
     return _fade(rows, 3, int(height * scale), scale)
+
+
+def remembering(network: CausalNetwork, memory: dict[Place, Any]) -> TileNetwork:
+    """A causal network for `tiled`: each tile meets the past that the chunk before left in `memory` at its place."""
+
+    def run(tile: torch.Tensor, place: Place) -> torch.Tensor:
+        result, memory[place] = network(tile, memory.get(place))
+        return result
+
+    return run
 
 
 def _fade(pieces: Iterable[tuple[int, torch.Tensor]], axis: int, length: int, scale: Fraction | int) -> torch.Tensor:

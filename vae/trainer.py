@@ -57,7 +57,7 @@ class VaeTask:
         module = self.players[player]
         if player == "discriminator":
             return [{"params": list(module.parameters()), "lr_scale": self.gan.discriminator_lr_scale}]
-        motion = [parameter for part in module.motion_modules() for parameter in part.parameters()]
+        motion = [parameter for own in module.motion_modules() for parameter in own.parameters()]
         ids = {id(parameter) for parameter in motion}
         groups = [{"params": [p for p in module.parameters() if id(p) not in ids], "lr_scale": 1.0}]
         return groups + ([{"params": motion, "lr_scale": self.adaptation.motion_lr_scale}] if motion else [])

@@ -44,7 +44,7 @@ def haar_spatiotemporal(video: torch.Tensor) -> torch.Tensor:
 def inverse_haar_spatiotemporal(bands: torch.Tensor) -> torch.Tensor:
     """Exact inverse of `haar_spatiotemporal`: (b, 8c, t, h, w) -> (b, c, 2t, 2h, 2w)."""
     half = bands.shape[1] // 2
-    total, difference = (inverse_haar_spatial(part) for part in bands.split([half, half], dim=1))
+    total, difference = (inverse_haar_spatial(half_bands) for half_bands in bands.split([half, half], dim=1))
     scale = 2**-0.5
     pairs = torch.stack([(total + difference) * scale, (total - difference) * scale])
     return rearrange(pairs, "r b c t h w -> b c (t r) h w")

@@ -123,19 +123,12 @@ class LatentCache:
         if self.storage == MEANS_FP16:
             raise ValueError(f"{self.folder} holds means only; make it with cache.storage=moments_fp32 to sample")
 
-    def whiten(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """(z - mean) / std per channel, {part: (b, c, t, h, w)}."""
-        return self._whiten_in_place({part: z.clone() for part, z in latents.items()})
-
     def _whiten_in_place(self, latents: dict[str, Tensor]) -> dict[str, Tensor]:
+        """(z - mean) / std per channel; samples go back by the model's copy of the same statistics."""
         for part, z in latents.items():
-            z.sub_(self._channels(part, "mean", z)).div_(self._channels(part, "std", z))
+            mean, std = (torch.tensor(self.parts[part][name], dtype=z.dtype) for name in ("mean", "std"))
+            z.sub_(rearrange(mean, "c -> c 1 1 1")).div_(rearrange(std, "c -> c 1 1 1"))
         return latents
-
-    def unwhiten(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Inverse of `whiten`."""
-        per_channel = self._channels
-        return {part: z * per_channel(part, "std", z) + per_channel(part, "mean", z) for part, z in latents.items()}
 
     def batches(
         self,
@@ -217,9 +210,6 @@ class LatentCache:
             except (OSError, SafetensorError) as error:
                 raise ValueError(f"the shard {file} cannot be read ({error}); {REMAKE}") from error
         return self._mapped[number]
-
-    def _channels(self, part: str, name: str, like: Tensor) -> Tensor:
-        return rearrange(torch.tensor(self.parts[part][name], dtype=like.dtype, device=like.device), "c -> c 1 1 1")
 
 
 def places_of_step(seed: int, step: int, global_batch_size: int, indices: np.ndarray, count: int) -> np.ndarray:

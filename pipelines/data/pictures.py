@@ -3,7 +3,7 @@
 import io
 import math
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -35,20 +35,24 @@ def flow_to_rgb(motion: Tensor) -> Tensor:
     return rearrange(((1 - saturation * off) * 255).round().to(torch.uint8), "c t h w -> t h w c").contiguous()
 
 
-def component_videos(components: dict[str, Tensor], video: Tensor) -> dict[str, Tensor]:
-    """Components of one clip ((3, t, h, w) each, from `decode_components`) -> named uint8 videos in reading order."""
+def _pixels(video: Tensor) -> Tensor:
+    return to_uint8(video.detach().float().cpu())
 
-    def pixels(x: Tensor) -> Tensor:
-        return to_uint8(x.detach().float().cpu())
 
-    shown = {"original": pixels(video)}
-    if "keyframe" in components:
-        shown["keyframe"] = pixels(components["decoded_keyframe"])
-        shown["motion"] = flow_to_rgb(components["decoded_motion"])
-        shown["warped"] = pixels(components["decoded_warped"])
-        shown["residual"] = pixels(components["decoded_residual"] * RESIDUAL_GAIN)
-    shown["reconstruction"] = pixels(components["reconstruction"])
-    return shown
+def _difference(video: Tensor) -> Tensor:
+    return _pixels(video * RESIDUAL_GAIN)
+
+
+DRAWINGS = {"pixels": _pixels, "flow": flow_to_rgb, "difference": _difference}  # (3, t, h, w) -> (t, h, w, 3) uint8
+
+
+def component_videos(components: dict[str, Tensor], video: Tensor, rows: Mapping[str, str]) -> dict[str, Tensor]:
+    """Components of one clip ((3, t, h, w) each, from `decode_components`) -> named uint8 videos in reading order.
+
+    rows: what to show between original and reconstruction, and how, one of DRAWINGS: the model's `picture_rows`.
+    """
+    drawn = {name: DRAWINGS[drawing](components[f"decoded_{name}"]) for name, drawing in rows.items()}
+    return {"original": _pixels(video), **drawn, "reconstruction": _pixels(components["reconstruction"])}
 
 
 def scale_to(video_uint8: Tensor, height: int) -> Tensor:

@@ -4,7 +4,7 @@ from pipelines.data.clip_dataset import FixedClips, preprocessing
 from pipelines.data.clip_index import ClipIndex
 from pipelines.data.latent_cache import LatentCache
 from pipelines.inputs.experiment import Experiment
-from pipelines.inputs.models import resolve_model
+from pipelines.inputs.models import autoencoder_path
 from pipelines.inputs.run_paths import run_path
 from pipelines.run.hashes import hash_folder
 
@@ -19,7 +19,7 @@ def fixed_clips(config: Experiment, index: ClipIndex, split: str) -> FixedClips:
 
 def provenance(config: Experiment, index: ClipIndex) -> dict[str, object]:
     """What a cache depends on: the hash of the autoencoder, of the index, and the preprocessing."""
-    vae_path = resolve_model(config.cache.vae, run_path(config), "train_vae")
+    vae_path = autoencoder_path(config)
     options = {
         name: getattr(config.cache, name) for name in ("clips_per_video", "crops_per_clip", "precision", "storage")
     }

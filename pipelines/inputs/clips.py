@@ -7,15 +7,15 @@ import torch
 from pipelines.data.clip_dataset import FixedClips, TrainingClips, batches, collate
 from pipelines.data.clip_index import ClipIndex
 from pipelines.inputs.experiment import Experiment
+from pipelines.inputs.options.clip_loop import ClipLoopConfig
 from pipelines.run.random_keys import key
 from pipelines.run.ranks import connect
-from pipelines.run.task import LoopConfig
 
 VALIDATION_BATCH = 16
 
 
 def training_batches(
-    config: Experiment, index: ClipIndex, loop: LoopConfig, stage: str
+    config: Experiment, index: ClipIndex, loop: ClipLoopConfig, stage: str
 ) -> Callable[[int], Iterator[dict]]:
     """Batches of random training clips from a step on, keyed by the run's seed and the stage."""
     ranks = connect(config.run.device)

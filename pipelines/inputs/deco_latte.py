@@ -23,7 +23,8 @@ import latte.latte  # noqa: F401 - diffusers looks for the classes of a saved pi
 import vae.registry  # noqa: F401
 from latte.diffusion import Parts, draw_noise
 from latte.guidance import Guidance, guided_prediction
-from latte.sampler import check_first_frame, unwhiten, whiten
+from latte.sampler import check_first_frame
+from latte.whitening import unwhiten, whiten
 from pipelines.inputs.first_frame import encode_first_frame, frame_size
 from pipelines.inputs.pipeline_schedulers import fit_scheduler, model_time, scaled_input, take_step
 
@@ -171,9 +172,9 @@ class DecoLattePipeline(DiffusionPipeline):
         return torch.autocast(self._execution_device.type, dtype if is_half else None, enabled=is_half)
 
     def _guidance(self, scale: float | None, interval: tuple[float, float] | None) -> Guidance:
-        sampling, options = self.config["sampling"], self.transformer.architecture
+        sampling, model = self.config["sampling"], self.transformer
         scale = sampling["guidance_scale"] if scale is None else scale
-        if scale != 1 and not (options.classes and options.label_dropout):
+        if scale != 1 and not (model.num_classes and model.training_options.label_dropout):
             raise ValueError(
                 f"guidance_scale is {scale}, but the model was trained without classes, or never without one: use 1"
             )

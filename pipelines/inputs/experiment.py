@@ -1,18 +1,17 @@
-"""One experiment: the sections of a YAML. Composed here, declared where they are read: parts/STAGE/options.py."""
+"""One experiment: the sections of a YAML. Composed here; each is declared in options/SECTION.py."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pipelines.data.data_config import DataConfig
-from pipelines.parts.cache_latents.options import CacheSection
-from pipelines.parts.evaluate.options import EvaluateSection
-from pipelines.parts.export.options import ExportSection
-from pipelines.parts.reconstruct.options import ReconstructSection
-from pipelines.parts.report.options import ReportSection
-from pipelines.parts.sample.options import SampleSection
-from pipelines.parts.train_latte.options import LatteSection
-from pipelines.parts.train_motion.options import MotionSection
-from pipelines.parts.train_vae.options import VaeSection
+from pipelines.inputs.options.cache import CacheSection
+from pipelines.inputs.options.evaluate import EvaluateSection
+from pipelines.inputs.options.export import ExportSection
+from pipelines.inputs.options.latte import LatteSection
+from pipelines.inputs.options.motion import MotionSection
+from pipelines.inputs.options.reconstruct import ReconstructSection
+from pipelines.inputs.options.report import ReportSection
+from pipelines.inputs.options.sample import SampleSection
+from pipelines.inputs.options.vae import VaeSection
 from pipelines.run.folder import RunConfig
 
 
@@ -31,19 +30,3 @@ class Experiment:
     report: ReportSection = field(default_factory=ReportSection)
     export: ExportSection = field(default_factory=ExportSection)
     run: RunConfig = field(default_factory=RunConfig)
-
-
-def training_stages(config: Experiment) -> tuple[str, ...]:
-    """The training stages that this run needs: what is taken from elsewhere is not trained here."""
-    vae, own = config.vae, (Path(config.run.root) / config.run.name).resolve()
-    is_given = {
-        name: bool(reference) and not Path(reference).resolve().is_relative_to(own)
-        for name, reference in (("vae", config.cache.vae), ("latte", config.sample.latte))
-    }
-    needs_motion = vae.has_motion_module and not (vae.motion_from or vae.init_from)
-    needed = {
-        "train_motion": needs_motion and not is_given["vae"],
-        "train_vae": not is_given["vae"],
-        "train_latte": not is_given["latte"],
-    }
-    return tuple(stage for stage, is_needed in needed.items() if is_needed)

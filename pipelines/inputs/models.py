@@ -1,11 +1,10 @@
 """Models that a stage opens, by a reference such as `cache.vae`: found, checked, loaded."""
 
-from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
 
-from latte.config import LatteArchitecture, LatteConfig
+from latte.config import build_records
 from latte.latte import Latte
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.run_paths import run_path
@@ -54,13 +53,21 @@ def load_motion_module(reference: str, run_folder: Path, architecture: dict) -> 
 
 
 def take_weights(model: torch.nn.Module, source: torch.nn.Module, path: Path | str) -> None:
-    """Copy all weights of `source` into `model`; ValueError when they are not the same network."""
+    """Copy all weights of `source` into `model`; ValueError when they are not the same network.
+
+    For autoencoders and motion modules; what a Latte takes of another: latte/fine_tuning.py.
+    """
     if model.config["architecture"] != source.config["architecture"]:
         raise ValueError(
             f"the model in {path} has another architecture ({source.config['architecture']}) than the one configured "
             f"({model.config['architecture']}): set the same sizes, or name another model"
         )
     model.load_state_dict(source.state_dict())
+
+
+def autoencoder_path(config: Experiment) -> Path:
+    """The folder of the autoencoder whose latents this run is about: cache.vae, or its own."""
+    return resolve_model(config.cache.vae, run_path(config), "train_vae")
 
 
 def model_paths(config: Experiment) -> tuple[Path, Path]:
@@ -91,5 +98,4 @@ def planned_latte(config: Experiment) -> Latte:
             part: {"shape": list(shape), "mean": [0.0] * shape[0], "std": [1.0] * shape[0]}
             for part, shape in vae.latent_shapes(clip).items()
         }
-        options = {field.name: getattr(config.latte, field.name) for field in fields(LatteConfig)}
-        return Latte(asdict(LatteArchitecture.build(LatteConfig(**options), parts, [])))
+        return Latte(**build_records(config.latte, parts, []))

@@ -6,16 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from latte.diffusion import Prediction
+from latte.dpm_solver import DPM_SOLVER, Scheduler, chain_options, make_dpm_solver
 from latte.latte import Latte
 from latte.noise_schedule import NUM_TIMESTEPS
-from latte.schedulers import make_scheduler
 
-Scheduler = Any  # of diffusers: they share methods, not a type
-OWN_CHAINS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler"}
 PREDICTION_TYPES = {"flow": "flow_prediction", "epsilon": "epsilon", "v": "v_prediction"}  # ours -> diffusers' name
 REMEDIES = {
     "flow": "use FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler or DPMSolverMultistepScheduler",
@@ -26,15 +24,19 @@ REMEDIES = {
 def build_scheduler(model: Latte, method: str, time_shift: float) -> Scheduler:
     """The scheduler that walks as latte.sampler does with `method`; Euler for heun.
 
-    Heun as diffusers has it is further from ours than its Euler is.
+    Heun as diffusers has it is further from ours than its Euler is. Its DDIM steps by 1000 / steps whatever timesteps
+    it has, so it gets those that lie so far apart, where ours reach from end to end.
     """
-    options = model.architecture
-    if method.endswith("Scheduler"):
-        return make_scheduler(method, options.objective, options.zero_terminal_snr, time_shift)
-    if options.objective == "flow":
+    objective, zero_terminal_snr = model.architecture.objective, model.architecture.zero_terminal_snr
+    if method == DPM_SOLVER:
+        return make_dpm_solver(objective, zero_terminal_snr, time_shift)
+    if objective == "flow":
         return FlowMatchEulerDiscreteScheduler(shift=time_shift)
-    scheduler = make_scheduler(OWN_CHAINS[method], options.objective, options.zero_terminal_snr)
-    return type(scheduler).from_config(scheduler.config, timestep_spacing="linspace")
+    options = chain_options(objective, zero_terminal_snr) | {"clip_sample": False}
+    if method == "ddim":
+        return DDIMScheduler(**options)
+    variance = "learned_range" if objective == "epsilon" else "fixed_small"
+    return DDPMScheduler(**options | {"timestep_spacing": "linspace", "variance_type": variance})
 
 
 def fit_scheduler(scheduler: Scheduler, objective: str, steps: int) -> Scheduler:

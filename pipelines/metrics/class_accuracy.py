@@ -11,11 +11,33 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from pipelines.metrics.declared import ALWAYS, HIGHER, Metric, declare
+
 INPUT_SIZE = 32  # pixels; frames of any size are averaged down to this
 FRAME_STEP = 2  # every second frame: twice the motion per step at half the cost
 MAX_SHIFT = 4  # pixels of 32, augmentation
 BATCH_SIZE = 32
 PEAK_LR = 6e-3
+CLASSIFIERS = "{classifier_seeds} classifiers, {classifier_steps} steps, {classifier_clips} clips"
+
+declare(
+    Metric(
+        "class_accuracy",
+        "Share of generated videos that a small video classifier assigns to the class asked for. The classifier was "
+        "trained on real training clips, decoded from their latents and as they are. Mean over its seeds.",
+        HIGHER,
+        CLASSIFIERS,
+        summary=ALWAYS,
+    )
+)
+for name, meaning in {
+    "class_accuracy_real": "The same classifiers on real held-out clips.",
+    "class_accuracy_real_decoded": "The same on real held-out clips after encoding and decoding: what a perfect "
+    "generator would reach.",
+    "class_accuracy_first_frame": "Classifiers trained and tested on first frames alone, on real held-out clips: what "
+    "can be told without motion.",
+}.items():
+    declare(Metric(name, meaning, HIGHER, CLASSIFIERS, is_detail=True, summary=ALWAYS))
 
 
 def _unit(in_channels: int, out_channels: int, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> nn.Module:

@@ -30,6 +30,10 @@ class ClipSet:
             raise IndexError(position)
         return self._read(position)
 
+    def stacked(self) -> Tensor:
+        """All clips in memory at once: (n, t, h, w, 3) uint8, n >= 1."""
+        return torch.stack([self[position] for position in range(len(self))])
+
     def batches(self, size: int = 16) -> Iterator[tuple[Tensor, Tensor]]:
         """All clips in order: ((n, t, h, w, 3) uint8, (n,) labels), n <= size."""
         for start in range(0, len(self), size):
@@ -41,15 +45,15 @@ class ClipSet:
         chosen = list(positions)
         return ClipSet([int(self.labels[position]) for position in chosen], lambda i: self[chosen[i]])
 
-    def spread(self, count: int) -> "ClipSet":
-        """At most `count` clips, spread evenly over all."""
-        return self.subset(spread(len(self), count))
+    def thinned(self, count: int) -> "ClipSet":
+        """At most `count` clips, evenly spaced over all."""
+        return self.subset(evenly_spaced(len(self), count))
 
     def cut(self, num_frames: int) -> "ClipSet":
         """The first `num_frames` frames of every clip."""
         return ClipSet(self.labels.tolist(), lambda position: self[position][:num_frames])
 
 
-def spread(available: int, wanted: int) -> list[int]:
-    """`wanted` positions spread evenly over range(available); all of them where there are fewer."""
+def evenly_spaced(available: int, wanted: int) -> list[int]:
+    """`wanted` positions evenly spaced over range(available); all of them where there are fewer."""
     return torch.linspace(0, available - 1, min(wanted, available)).round().long().unique().tolist()

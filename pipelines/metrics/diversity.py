@@ -1,11 +1,18 @@
 """Diversity of generated videos within a class, as a fraction of that of real clips; distance to the nearest clip."""
 
+from collections.abc import Sequence
+from statistics import fmean
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from pipelines.metrics.clip_set import ClipSet
+from pipelines.metrics.declared import ALWAYS, HELD_OUT_CLIPS, ONE, Metric, declare
+
 DOWNSAMPLING = 8  # pixels per side of one averaged cell
+COMPARED_PER_CLASS = 64  # videos of a class, on either side, whose pairwise distances are taken
 
 
 def mean_pairwise_distance(video_uint8: Tensor) -> float:
@@ -37,23 +44,41 @@ def _coarse(video_uint8: Tensor) -> Tensor:
     return rearrange(F.avg_pool2d(frames, cell), "(n t) c h w -> n (t c h w)", n=video_uint8.shape[0])
 
 
-def diversity(
-    fake_uint8: Tensor, fake_labels: Tensor, real_uint8: Tensor, real_labels: Tensor
-) -> tuple[float, dict[int, float]]:
-    """Mean over classes of (mean pairwise distance of generated videos) / (that of real clips), and each class's ratio.
+def diversity(generated: ClipSet, real: ClipSet) -> float | None:
+    """Mean over classes of (mean pairwise distance of generated videos) / (that of real clips).
 
-    fake_uint8, real_uint8: (n, t, h, w, 3) uint8; *_labels: (n,) int, equal labels for a set without classes. About 1
-    for a faithful generator, 0 for one that repeats one video per class. Classes with fewer than 2 clips on either side
-    are left out; ValueError when none is left.
+    About 1 for a faithful generator, 0 for one that repeats one video per class. Generated videos without labels are
+    one class, and so are the real clips then. None where no class has 2 clips on either side. Only the videos of one
+    class are in memory at a time, as many frames of them as both sides have.
     """
-    ratios: dict[int, float] = {}
-    for label in sorted(set(fake_labels.tolist()) & set(real_labels.tolist())):
-        fake, real = fake_uint8[fake_labels == label], real_uint8[real_labels == label]
-        if min(len(fake), len(real)) >= 2:
-            real_distance = mean_pairwise_distance(real)
-            if real_distance == 0:
+    generated_labels = generated.labels.tolist()
+    real_labels = [-1] * len(real) if -1 in generated_labels else real.labels.tolist()
+    ratios = []
+    for label in sorted(set(generated_labels)):
+        sides = [_of_class(generated, generated_labels, label), _of_class(real, real_labels, label)]
+        if min(len(side) for side in sides) >= 2:
+            num_frames = min(len(side[0]) for side in sides)
+            fake, held_out = (mean_pairwise_distance(side.cut(num_frames).stacked()) for side in sides)
+            if held_out == 0:
                 raise ValueError(f"all real clips of class {label} are identical; give diversity different ones.")
-            ratios[label] = mean_pairwise_distance(fake) / real_distance
-    if not ratios:
-        raise ValueError("diversity needs a class with 2 generated and 2 real clips, got none; sample more per class.")
-    return sum(ratios.values()) / len(ratios), ratios
+            ratios.append(fake / held_out)
+    return fmean(ratios) if ratios else None
+
+
+def _of_class(clips: ClipSet, labels: Sequence[int], label: int) -> ClipSet:
+    """Evenly spaced clips of one class, of all where it is -1."""
+    positions = [position for position, known in enumerate(labels) if label in (known, -1)]
+    return clips.subset(positions).thinned(COMPARED_PER_CLASS)
+
+
+declare(
+    Metric(
+        "diversity",
+        "Mean pairwise distance of generated videos within a class over that of real clips: about 1 when faithful, 0 "
+        "when one video repeats.",
+        ONE,
+        HELD_OUT_CLIPS,
+        summary=ALWAYS,
+        score=diversity,
+    )
+)

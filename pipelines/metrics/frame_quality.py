@@ -7,12 +7,17 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
+from pipelines.metrics.declared import LOWER, RECONSTRUCTION, Metric, declare
+
 SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
 MAX_PSNR = 100.0  # dB given to identical videos (MSE 0), the cap of the LeanVAE and WF-VAE scores
 LPIPS_BACKBONES = {  # LPIPS network -> torchvision file of its backbone; alex is what published video VAE scores use
     "alex": "alexnet-owt-7be5be79.pth",
     "vgg": "vgg16-397923af.pth",
 }
+for name, network in {"lpips_alex": "AlexNet", "lpips_vgg": "VGG16"}.items():
+    meaning = f"Perceptual distance (LPIPS, {network}) of the reconstruction. Lower is better."
+    declare(Metric(name, meaning, LOWER, "{clips} held-out clips", RECONSTRUCTION))
 
 
 def _check_pair(a_uint8: Tensor, b_uint8: Tensor) -> None:

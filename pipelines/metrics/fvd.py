@@ -5,16 +5,36 @@ from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pipelines.metrics.codec_round_trip import codec_round_trip
+from pipelines.metrics.declared import IF_MEASURED, ITS_RECORD, LOWER, Metric, declare
 from pipelines.metrics.frechet import FeatureStatistics, frechet_distance
 from pipelines.metrics.fvd_protocols import FvdProtocol, deviations, score_id
 from pipelines.metrics.i3d_weights import FeatureExtractor
 from pipelines.metrics.kernel_distance import kernel_distance
 
 CHUNK = 256  # features whose statistics are merged one after the other
+
+declare(
+    Metric(
+        "fvd16",
+        "Fréchet video distance over 16 frames on I3D features. Lower is better.",
+        LOWER,
+        ITS_RECORD,
+        summary=IF_MEASURED,
+    )
+)
+declare(
+    Metric(
+        "proxy_fvd16",
+        "PROXY: the Fréchet video distance over 16 frames on the I3D network with fixed random weights that see change "
+        "only, because its weights file is absent. It compares runs of this project only and is no FVD.",
+        LOWER,
+        ITS_RECORD,
+        summary=IF_MEASURED,
+    )
+)
 
 
 def clip_features(
@@ -74,7 +94,7 @@ def fvd_record(
         "complete": not words and not extractor.is_proxy,
         "deviations": words,
         "floor": None if floor is None else floor_record(*floor, protocol),
-        "kernel_distance": spread_record([kernel_distance(real, fake) for fake in fake_sets]),
+        "kernel_distance": over_sets([kernel_distance(real, fake) for fake in fake_sets]),
         "protocol": asdict(protocol),
         "weights_file": extractor.weights_file,
         "weights_hash": extractor.weights_hash,
@@ -93,16 +113,6 @@ def floor_record(first: Tensor, second: Tensor, protocol: FvdProtocol) -> dict[s
     return {"value": frechet_distance(*statistics, protocol.unbiased_covariance), "num_videos": len(first)}
 
 
-def spread_record(values: Sequence[float]) -> dict[str, Any]:
+def over_sets(values: Sequence[float]) -> dict[str, Any]:
     """Mean, spread over sets (None for one) and single values."""
     return {"value": fmean(values), "std": stdev(values) if len(values) > 1 else None, "values": list(values)}
-
-
-def inception_score(logits: Tensor) -> float:
-    """exp of the mean KL divergence of p(class | video) from p(class), of one set (Salimans et al. 2016).
-
-    logits: (n, classes) before the softmax.
-    """
-    log_p = torch.log_softmax(logits.double(), dim=1)
-    marginal = torch.logsumexp(log_p, dim=0) - torch.log(torch.tensor(len(log_p), dtype=torch.float64))
-    return (log_p.exp() * (log_p - marginal)).sum(dim=1).mean().exp().item()

@@ -25,6 +25,7 @@ WHERE_FROM = {
     "i3d_torchscript.pt": "about 51 MB, linked from the project universome/fvd-comparison of StyleGAN-V's authors",
     "i3d_pretrained_400.pt": "about 51 MB, of the projects VideoGPT and TATS",
 }
+PRECISIONS = ("fp32", "bf16")
 PROXY_SEED = 16
 PROXY_TAPS = slice(2, 5)  # of 7, so that frames beyond the clip's ends, which are 0, meet few of them
 PROXY_CLIP_SHAPE = (3, 16, 112, 112)  # (c, t, h, w) of a calibration clip
@@ -114,7 +115,7 @@ def load_i3d(
     tf-hub. A TorchScript network always runs in fp32, as published scores did. blobs: the git-blob SHA-1 that files of
     these names must have. Raises ValueError when a file is there but is not what its name says.
     """
-    if precision not in ("fp32", "bf16"):
+    if precision not in PRECISIONS:
         raise ValueError(f"I3D precision is fp32 or bf16, got {precision!r}; set one of the two.")
     folder = Path(weights_dir)
     found = [folder / name for name in (preferred, *I3D_FILES) if (folder / name).is_file()]

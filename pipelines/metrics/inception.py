@@ -12,10 +12,21 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from pipelines.metrics.declared import ITS_RECORD, LOWER, Metric, declare
+
 INCEPTION_FILE = "inception_v3_google-0cc3c7bd.pth"  # torchvision names files after the first digits of their sha256
 FEATURES, CLASSES = 2048, 1000
 SIZE = 299
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's weights expect
+
+declare(
+    Metric(
+        "fid_torchvision",
+        "Fréchet distance of single frames in Inception features, with torchvision's weights.",
+        LOWER,
+        ITS_RECORD,
+    )
+)
 
 
 def inception_available(weights_dir: str | Path) -> bool:

@@ -2,7 +2,19 @@
 
 from torch import Tensor
 
+from pipelines.metrics.declared import LOWER, Metric, declare
+
 BLOCK = 1024  # rows of the kernel matrix that are in memory at once
+
+declare(
+    Metric(
+        "kernel_distance_i3d",
+        "Kernel distance (polynomial MMD, unbiased) of the features of fvd16: no Gaussian assumed, so it needs fewer "
+        "videos. Lower is better; it may be a little below 0.",
+        LOWER,
+        compared_by="{fvd16_record[id]}",  # of the same features
+    )
+)
 
 
 def kernel_distance(real: Tensor, fake: Tensor) -> float:

@@ -10,8 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipelines.metrics.class_accuracy import VideoClassifier, embed
+from pipelines.metrics.declared import ITS_RECORD, LOWER, PROXIES, Metric, declare
 
 NAME = "proxy_frechet_classifier"
+
+declare(
+    Metric(
+        NAME,
+        "PROXY: Fréchet distance to held-out clips in what a small video classifier, trained on the real training "
+        "clips, sees of a video, together with the class asked for.",
+        LOWER,
+        ITS_RECORD,
+        PROXIES,
+    )
+)
 
 
 def joint_features(classifier: VideoClassifier, video_uint8: Tensor, labels: Tensor) -> Tensor:

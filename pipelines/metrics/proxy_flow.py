@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from pipelines.metrics.declared import ITS_RECORD, LOWER, PROXIES, Metric, declare
 from pipelines.metrics.proxy_latents import as_float
 
 # (n, 3, 1, h, w) frames and (n, 3, h, w) references in [-1, 1] -> (n, 3, 1, h', w'): flow x and y in pixels, level
@@ -17,6 +18,17 @@ Warp = Callable[[Tensor, Tensor], Tensor]  # references and such a motion -> the
 NAME = "proxy_frechet_flow"
 NUM_PER_FRAME = 6
 STILL_PIXELS, SHARP_LEVELS, SMALLEST_ENERGY = 0.02, 0.01, 1e-4  # rounding: a still clip is not minus infinity
+
+declare(
+    Metric(
+        NAME,
+        "PROXY: Fréchet distance to held-out clips in statistics of the flow that the run's motion module sees between "
+        "successive frames, and of what the flow leaves unexplained.",
+        LOWER,
+        ITS_RECORD,
+        PROXIES,
+    )
+)
 
 
 class FlowFeatures:

@@ -11,11 +11,24 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from pipelines.metrics.declared import ITS_RECORD, LOWER, PROXIES, Metric, declare
+
 Encode = Callable[[Tensor], Mapping[str, Tensor]]  # (n, 3, t, h, w) in [-1, 1] -> {part: (n, c, t', h', w')}
 PREFIX = "proxy_frechet_latents_"
 # Of latents of variance 1. Without it clips in which nothing happens, of which every data set has some, would be so far
 # from all others that they alone made the distance.
 SMALLEST_ENERGY = 0.1
+
+declare(
+    Metric(
+        f"{PREFIX}residual",
+        "PROXY: Fréchet distance to held-out clips in the energy of the whitened residual latents of the run's "
+        "autoencoder.",
+        LOWER,
+        ITS_RECORD,
+        PROXIES,
+    )
+)
 
 
 class LatentFeatures:

@@ -8,10 +8,23 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from pipelines.metrics.declared import ITS_RECORD, LOWER, PROXIES, Metric, declare
+
 NAME = "proxy_frechet_temporal"
 NUM_BANDS = 4  # the last holds what is left below three halvings
 QUANTISATION = 1 / 12  # energy of rounding to levels of 255: a still picture is not minus infinity
 SMALLEST_SIDE = 2 ** (NUM_BANDS - 1)
+
+declare(
+    Metric(
+        NAME,
+        "PROXY: Fréchet distance to held-out clips in the energy of differences between successive frames, in four "
+        "bands of spatial frequency. Lower is better; 0 = alike.",
+        LOWER,
+        ITS_RECORD,
+        PROXIES,
+    )
+)
 
 
 class TemporalFeatures:

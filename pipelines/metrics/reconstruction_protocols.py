@@ -6,10 +6,9 @@ from statistics import fmean
 
 from torch import Tensor, nn
 
-from pipelines.metrics.frame_quality import frame_psnr, lpips_distance, ssim
+from pipelines.metrics.frame_quality import SSIM_WINDOW, frame_psnr, lpips_distance, ssim
 from pipelines.metrics.rfvd import ClipFeatures
 
-SMALLEST_FOR_SSIM = 11  # pixels: the size of its window
 SMALLEST_FOR_LPIPS = 32  # pixels: less than that, the backbone's pools leave nothing
 
 
@@ -63,7 +62,7 @@ class VideoScorer:
         frames = [video.unsqueeze(1) for video in (original_uint8, reconstruction_uint8)]  # (t, 1, h, w, 3)
         smallest = min(original_uint8.shape[1:3])
         self.values["psnr"] += frame_psnr(*frames).flatten().tolist()
-        if smallest >= SMALLEST_FOR_SSIM:
+        if smallest >= SSIM_WINDOW:
             self.values["ssim"] += ssim(*frames).tolist()
         if self.lpips is not None and smallest >= SMALLEST_FOR_LPIPS:
             self.values["lpips"] += lpips_distance(self.lpips, *frames).tolist()

@@ -5,8 +5,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipelines.metrics.declared import ITS_RECORD, LOWER, RECONSTRUCTION, Metric, declare
 from pipelines.metrics.frechet import FeatureStatistics, frechet_distance
 from pipelines.metrics.i3d_weights import FeatureExtractor
+
+for name, meaning in {
+    "rfvd": "One Fréchet distance between the I3D features of held-out clips and of their reconstructions.",
+    "rfvd_per_clip": "Mean squared distance between the I3D features of a clip and of its reconstruction: what papers "
+    "of this family call rFVD.",
+    "proxy_rfvd": "PROXY: rfvd with random weights.",
+    "proxy_rfvd_per_clip": "PROXY: rfvd_per_clip with random weights.",
+}.items():
+    declare(Metric(name, meaning, LOWER, ITS_RECORD, RECONSTRUCTION))
 
 
 def clip_starts(num_frames: int, clip_frames: int, wanted: int) -> list[int]:

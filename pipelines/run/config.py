@@ -1,6 +1,7 @@
 """Configuration: frozen dataclasses are the schema, YAML files and `key=value` arguments hold the differences.
 
 Each stage is called with `[CONFIG.yaml [overlay.yaml ...]] [key=value ...]`; what does not fit the schema is refused.
+A file may begin with `bases: [FILE, ...]`: files that are merged before it.
 """
 
 import ast
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 T = TypeVar("T")
@@ -36,14 +37,17 @@ def load_config(schema: type[T], arguments: Sequence[str], default: Path, base: 
             raise ValueError(f"argument {argument!r} is not understood: {GRAMMAR}, for example run.name=mine")
     files = [Path(argument) for argument, file in zip(arguments, is_file, strict=True) if file]
     config = OmegaConf.structured(schema if base is None else base)
-    for path in files or ([default] if base is None else []):
-        config = _merge(config, _read_yaml(path, default), f"{path}")
+    for file in files or ([default] if base is None else []):
+        for path, content in _with_bases(file, default):
+            config = _merge(config, content, f"{path}")
     for argument in (argument for argument, file in zip(arguments, is_file, strict=True) if not file):
         config = _merge(config, _read_argument(schema, argument), f"argument {argument!r}")
     try:
         return typing.cast(T, OmegaConf.to_object(config))
     except OmegaConfBaseException as error:
         raise ValueError(f"the configuration is not usable: {_sentence(error)}") from error
+    except ValueError as error:
+        raise ValueError(_with_full_option(config, f"{error}")) from error
 
 
 def is_yaml(argument: str) -> bool:
@@ -72,6 +76,19 @@ def _merge(config: DictConfig, change: DictConfig, origin: str) -> DictConfig:
         return typing.cast(DictConfig, OmegaConf.merge(config, change))
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise ValueError(f"{origin}: {_sentence(error)}") from error
+
+
+def _with_bases(path: Path, default: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, DictConfig]]:
+    """A YAML file after those that its `bases: [FILE, ...]` names, relative to its own folder."""
+    if path.resolve() in above:
+        raise ValueError(f"{above[-1]} names {path} in bases, which begins with it: take it out of one of them")
+    content = _read_yaml(path, default)
+    bases = content.pop("bases", [])
+    if not isinstance(bases, ListConfig) and bases != []:
+        raise ValueError(f"{path}: bases is {bases!r}, but must be a list of files: [backbones/small.yaml]")
+    for base in bases:
+        yield from _with_bases(path.parent / str(base), default, (*above, path.resolve()))
+    yield path, content
 
 
 def _read_yaml(path: Path, default: Path) -> DictConfig:
@@ -113,6 +130,19 @@ def _field_type(schema: Any, name: str) -> Any:
             return typing.get_args(schema)[1] if typing.get_origin(schema) is dict else None
         schema = typing.get_type_hints(schema).get(part)
     return schema
+
+
+def _with_full_option(config: DictConfig, message: str) -> str:
+    """What a dataclass says of its own option ("precision is ..."), with the section where that stands before it."""
+    for name, node in config.items_ex(resolve=False):
+        if isinstance(node, DictConfig) and dataclasses.is_dataclass(OmegaConf.get_type(node)):
+            try:
+                OmegaConf.to_object(node)
+            except ValueError:
+                inside = _with_full_option(node, message)
+                is_own = inside.partition(" ")[0].partition(".")[0] in node
+                return f"{name!s}.{inside}" if is_own else inside
+    return message
 
 
 def _sentence(error: BaseException) -> str:

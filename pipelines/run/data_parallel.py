@@ -1,8 +1,7 @@
-"""The loss of one player as a module: with several processes torch's DistributedDataParallel averages its gradients
-over them, bucket by bucket, while the backward pass still computes others.
+"""The losses of a task's players as modules: with several processes torch's DistributedDataParallel averages a player's
+gradients over them, bucket by bucket, while the backward pass still computes others.
 """
 
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -20,44 +19,42 @@ class PlayerLoss(torch.nn.Module):
 
     def __init__(self, task: TrainingTask, name: str) -> None:
         super().__init__()
-        self.name, self.player = name, task.players[name]
-        self._task = weakref.ref(task)
+        self.task, self.name, self.player = task, name, task.players[name]
 
     def forward(self, batch: dict, draws: Any, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """See `TrainingTask.loss`."""
-        task = self._task()
-        assert task is not None, "whoever trains holds the task"
-        return task.loss(self.name, batch, draws, step)
+        return self.task.loss(self.name, batch, draws, step)
 
 
-# {task: {player: (names of the parameters that are trained, its loss)}}
-_PARALLEL: "weakref.WeakKeyDictionary[Any, dict[str, tuple[tuple[str, ...], DistributedDataParallel]]]" = (
-    weakref.WeakKeyDictionary()
-)
+class PlayerLosses:
+    """The loss of every player of one training, made when it is first asked for."""
 
+    def __init__(self, task: TrainingTask) -> None:
+        self._task = task
+        # {player: (names of the parameters that are trained, its loss)}
+        self._parallel: dict[str, tuple[tuple[str, ...], DistributedDataParallel]] = {}
 
-def player_loss(task: TrainingTask, name: str) -> torch.nn.Module:
-    """The loss of a player, called as `PlayerLoss.forward`; its backward pass leaves means over the processes.
+    def of(self, name: str) -> torch.nn.Module:
+        """The loss of a player, called as `PlayerLoss.forward`; its backward pass leaves means over the processes.
 
-    Split weights average their gradients themselves (FSDP2). Every parameter that is trained must get a gradient.
-    """
-    parameters = dict(task.players[name].named_parameters())
-    if not dist.is_initialized() or any(isinstance(parameter, DTensor) for parameter in parameters.values()):
-        return PlayerLoss(task, name)
-    trained = tuple(key for key, parameter in parameters.items() if parameter.requires_grad)
-    known = _PARALLEL.setdefault(task, {})
-    if name not in known or known[name][0] != trained:  # a phase of the training that freezes other parts
-        known.pop(name, None)
-        # all processes hold the same weights already; buffers are constants
-        parallel = DistributedDataParallel(
-            PlayerLoss(task, name), init_sync=False, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
-        known[name] = trained, parallel
-    return known[name][1]
+        Split weights average their gradients themselves (FSDP2). Every parameter that is trained must get a gradient.
+        """
+        parameters = dict(self._task.players[name].named_parameters())
+        if not dist.is_initialized() or any(isinstance(parameter, DTensor) for parameter in parameters.values()):
+            return PlayerLoss(self._task, name)
+        trained = tuple(key for key, parameter in parameters.items() if parameter.requires_grad)
+        if name not in self._parallel or self._parallel[name][0] != trained:  # a phase that freezes other parts
+            self._parallel.pop(name, None)
+            # all processes hold the same weights already; buffers are constants
+            parallel = DistributedDataParallel(
+                PlayerLoss(self._task, name), init_sync=False, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+            self._parallel[name] = trained, parallel
+        return self._parallel[name][1]
 
 
 @contextmanager
-def kept_apart(loss: torch.nn.Module, is_apart: bool) -> Iterator[None]:
-    """Within it the gradients of this process only add up, to be averaged with those of its last micro-batch."""
-    with loss.no_sync() if is_apart and isinstance(loss, DistributedDataParallel) else nullcontext():
+def only_added_up(loss: torch.nn.Module, is_on: bool) -> Iterator[None]:
+    """Within it, where `is_on`, the gradients of this process are not yet averaged with those of the others."""
+    with loss.no_sync() if is_on and isinstance(loss, DistributedDataParallel) else nullcontext():
         yield

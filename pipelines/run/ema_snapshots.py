@@ -8,6 +8,7 @@ later the profile of any other length is approximated by a sum of the stored one
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,27 @@ from pipelines.run.checkpoint import publish
 from pipelines.run.manifest import require_intact, write_manifest
 from pipelines.run.ranks import connect
 from pipelines.run.sharding import local, whole
+from pipelines.run.task import LoopConfig, require_least
 
 LENGTHS = (0.05, 0.10)  # standard deviation of the profile, as a share of the steps so far (sigma_rel)
 LONGEST = 0.25
 FOLDER = "ema"
+
+
+@dataclass(frozen=True)
+class SnapshotLoopConfig(LoopConfig):
+    """A training loop that stores snapshots."""
+
+    ema_snapshot_every: int = 0  # steps between snapshots for sample.ema_length, each as large as the model; 0 = none
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_least(self, {"ema_snapshot_every": 0})
+
+
+def snapshot_interval(config: LoopConfig) -> int:
+    """Steps between two snapshots of a training; 0 = it stores none."""
+    return config.ema_snapshot_every if isinstance(config, SnapshotLoopConfig) else 0
 
 
 def exponent_of(length: float) -> float:

@@ -19,8 +19,10 @@ from typing import Any
 
 import yaml
 
+from pipelines.run.ranks import is_first
+
 ALWAYS_MAY_CHANGE = ("run.name", "run.root", "run.device", "run.threads", "run.dry_run")
-SECONDS_BETWEEN_TIME_NOTES = 10.0
+SECONDS_BETWEEN_TIMES = 10.0
 SECONDS_TO_SHARE = 30.0  # how long one waits for a folder that is to be shared: the last of others may just finish it
 _held_locks: set[int] = set()
 
@@ -62,9 +64,9 @@ class StageFolder:
     def __init__(self, root: str = "runs", run: str = "demo", stage: str = "train_vae") -> None:
         self.run, self.stage = run, stage
         self.path = Path(root) / run / stage
-        self.is_main = int(os.environ.get("RANK", "0")) == 0
+        self.is_main = is_first()
         self._lock: int | None = None
-        self._started = self._noted = time.monotonic()
+        self._started = self._time_written = time.monotonic()
         self._seconds_before, self._peak_before = 0.0, 0.0
 
     def open(
@@ -153,7 +155,9 @@ class StageFolder:
             if self.done and known["settings"] == resolved:
                 return  # nothing new: the record of the call that made it stays
         write_text(self.path / "config.yaml", yaml.safe_dump(resolved, sort_keys=False, width=120))
-        provenance = {"settings": resolved, "inputs": inputs, "git_commit": git_commit(), "command": sys.argv}
+        call = {"git_commit": git_commit(), "command": sys.argv}
+        earlier = _earlier_calls(known or {}, call)
+        provenance = {"settings": resolved, "inputs": inputs, **call, "earlier_calls": earlier}
         write_json(self.path / "provenance.json", provenance)
 
     def log(self, values: Mapping[str, Any]) -> None:
@@ -161,8 +165,8 @@ class StageFolder:
         if self.is_main:
             with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
-            if time.monotonic() - self._noted > SECONDS_BETWEEN_TIME_NOTES:
-                self._note_time()
+            if time.monotonic() - self._time_written > SECONDS_BETWEEN_TIMES:
+                self._write_time()
 
     def read_log(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line cut by a kill is left out."""
@@ -186,7 +190,7 @@ class StageFolder:
         """
         outputs = json.loads(json.dumps(dict(outputs or {})))
         if self.is_main and (self.done is None or self.done["outputs"] != outputs):
-            self._note_time()
+            self._write_time()
             write_json(self.path / "done.json", {**(self._read("time.json") or {}), "outputs": outputs})
 
     def reopen(self) -> None:
@@ -201,9 +205,9 @@ class StageFolder:
             os.close(self._lock)
             self._lock = None
 
-    def _note_time(self) -> None:
-        self._noted = time.monotonic()
-        seconds = round(self._seconds_before + self._noted - self._started, 3)
+    def _write_time(self) -> None:
+        self._time_written = time.monotonic()
+        seconds = round(self._seconds_before + self._time_written - self._started, 3)
         write_json(self.path / "time.json", {"seconds": seconds, "peak_rss_gb": max(peak_rss_gb(), self._peak_before)})
 
     def _read(self, name: str) -> dict[str, Any] | None:
@@ -222,7 +226,7 @@ class StageFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._lock is not None and not self.done:
-            self._note_time()
+            self._write_time()
         self.close()
 
 
@@ -265,6 +269,16 @@ def git_commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def _earlier_calls(known: Mapping[str, Any], call: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What made the folder before this call, oldest first, each commit and command once; `known` is the old record."""
+    before = [*known.get("earlier_calls", []), {name: known[name] for name in call if name in known}]
+    kept: list[dict[str, Any]] = []
+    for other in before:
+        if other and other != call and other not in kept:
+            kept.append(other)
+    return kept
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pipelines.run.random_keys import Draws, key
 from pipelines.run.ranks import connect, largest, wait
 from pipelines.run.task import LoopConfig, TrainingTask
 from pipelines.run.training_state import TrainingState
-from pipelines.run.update import update_player
+from pipelines.run.update import accumulate_gradient, take_step
 
 
 def train(
@@ -66,15 +66,15 @@ def train(
             # Dropout and the like use torch's global generator: it starts anew from the step.
             torch.manual_seed(key(seed, task.stage, "global generator", step, ranks.process_index))
 
-            # Update the players in turn.
+            # Update the players in turn, each with its own loss; then average the weights.
             batch = next(batches)
             draws = Draws(seed, task.stage, step, batch["index"])
             lr = learning_rate(config, step)
+            state.set_learning_rate(lr)
             updated = task.prepare_step(step)
             for player in updated:
-                progress.add(update_player(task, player, state.optimizers[player], batch, draws, step, lr, config))
-
-            # Average the weights.
+                gradient = accumulate_gradient(state, player, batch, draws, step)
+                progress.add(take_step(state, gradient))
             num_done = step + 1
             state.average(num_done, task.ema_player in updated)
 

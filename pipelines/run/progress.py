@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pipelines.run.folder import StageFolder
-from pipelines.run.update import Reading
+from pipelines.run.update import UpdateScalars
 
 NUM_VALUES_SHOWN = 6
 
@@ -25,7 +25,7 @@ class Progress:
         self._folder, self._stage, self._num_steps, self._is_main = folder, stage, num_steps, is_main
         self._first_step = first_step
         self._sums: dict[str, tuple[float, int]] = {}
-        self._arriving: list[Reading] = []
+        self._arriving: list[UpdateScalars] = []
         self._step_reported, self._time_reported = first_step, time.monotonic()
         self._bar: Any = None
         self._writer: Any = None
@@ -50,12 +50,12 @@ class Progress:
         if self._writer is not None:
             self._writer.close()
 
-    def add(self, reading: Reading) -> None:
+    def add(self, scalars: UpdateScalars) -> None:
         """Take the scalars of one update into the means of the next report, as soon as `read` looks at them."""
-        self._arriving.append(reading)
+        self._arriving.append(scalars)
 
     def read(self, but_last: int = 0) -> None:
-        """Look at all scalars but the `but_last` newest. ValueError for one that is not finite: see `Reading`."""
+        """Look at all scalars but the `but_last` newest. ValueError for one that is not finite: see `UpdateScalars`."""
         while len(self._arriving) > but_last:
             for name, value in self._arriving.pop(0).read().items():
                 total, count = self._sums.get(name, (0.0, 0))

@@ -1,6 +1,7 @@
 """Device and processes: one process on a CPU or GPU, or several under torchrun. accelerate finds out which."""
 
 import functools
+import os
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import cast
@@ -11,6 +12,16 @@ from accelerate import PartialState
 
 # rank 0 validates and saves alone while the others wait
 LONGEST_WAIT = timedelta(hours=6)
+
+
+def num_started() -> int:
+    """How many processes were started together; known before they `connect`."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes, of those that were started together; a lone one is."""
+    return num_started() == 1 or int(os.environ.get("RANK", "0")) == 0
 
 
 def connect(device: str = "auto") -> PartialState:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from pipelines.run.config import GRAMMAR, describe_options, is_yaml, load_config, to_dict, to_yaml
-from pipelines.run.ranks import disconnect, is_connected
+from pipelines.run.ranks import disconnect, is_connected, is_first, num_started
 
 T = TypeVar("T")
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -80,8 +80,8 @@ def run_stage(name: str, run: Callable[[T], None], config: T) -> None:
 
     Of several processes all but the first one return at once from a stage that one does alone.
     """
-    if getattr(run, "is_done_alone", False) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        if int(os.environ.get("RANK", "0")):
+    if getattr(run, "is_done_alone", False) and num_started() > 1:
+        if not is_first():
             return
         if not is_connected():
             for variable in LAUNCHER_VARIABLES:  # nobody will come to meet this process

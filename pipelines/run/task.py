@@ -1,6 +1,6 @@
 """What is trained and how: the options of a training loop, and the protocol of a task. The loop does the rest."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +10,8 @@ import torch
 
 @dataclass(frozen=True)
 class LoopConfig:
+    """What every training loop reads; a stage whose loop reads more has a subclass of it."""
+
     steps: int = 1000  # training steps in all; a finished run given more goes on
     global_batch_size: int = 8  # samples per step, over all processes
     micro_batch_size: int = 0  # samples at once in one process, against running out of memory; 0 = its whole share
@@ -22,34 +24,37 @@ class LoopConfig:
     clip_grad_norm: float = 1.0  # largest gradient norm per player; 0 = no clipping
     ema_decay: float = 0.999  # decay per step of the averaged weights; 0 = no averaging
     ema_warmup: bool = True  # a lower decay in the first steps, so that the first weights are soon forgotten
-    ema_snapshot_every: int = 0  # steps between snapshots for sample.ema_length, each as large as the model; 0 = none
     precision: str = "fp32"  # fp32 or bf16 (autocast; weights stay fp32)
     log_every: int = 10  # steps between two lines of metrics.jsonl
     validate_every: int = 0  # steps between two validations; 0 = at the end only
     preview_every: int = 0  # steps between two sets of pictures; 0 = never
     checkpoint_every: int = 500  # steps between two checkpoints; 0 = at the end only
     keep_checkpoints: int = 2  # how many checkpoints stay on the disk
-    num_workers: int = 0  # processes that read data ahead; 0 = none
 
     def __post_init__(self) -> None:
         choices = {"optimizer": ("adam", "adamw"), "schedule": ("constant", "cosine"), "precision": ("fp32", "bf16")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be {' or '.join(allowed)}")
-        lowest = {"steps": 0, "global_batch_size": 1, "log_every": 1, "keep_checkpoints": 1, "ema_decay": 0, "lr": 0}
-        intervals = ("validate_every", "preview_every", "checkpoint_every", "ema_snapshot_every")
-        optional = (*intervals, "micro_batch_size", "warmup_steps", "num_workers", "clip_grad_norm")
-        for name, least in (lowest | dict.fromkeys(optional, 0)).items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be {least} or more")
+        require_least(self, dict.fromkeys(("global_batch_size", "log_every", "keep_checkpoints"), 1))
+        intervals = ("validate_every", "preview_every", "checkpoint_every")
+        others = ("steps", "micro_batch_size", "lr", "warmup_steps", "clip_grad_norm", "ema_decay")
+        require_least(self, dict.fromkeys((*others, *intervals), 0))
         if self.ema_decay >= 1 or len(self.betas) != 2:
             raise ValueError(f"ema_decay must be below 1 and betas two numbers, but are {self.ema_decay}, {self.betas}")
+
+
+def require_least(config: LoopConfig, lowest: Mapping[str, float]) -> None:
+    """Raise ValueError for an option {name: lowest value} that is below it."""
+    for name, least in lowest.items():
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} is {getattr(config, name)}, but must be {least} or more")
 
 
 def may_change(prefix: str) -> tuple[str, ...]:
     """The options of a LoopConfig at `prefix` ("vae.loop") with which a run may go on changed: for StageFolder.open."""
     intervals = ("log_every", "validate_every", "preview_every", "checkpoint_every")
-    names = ("steps", "micro_batch_size", *intervals, "keep_checkpoints", "num_workers")
+    names = ("steps", "micro_batch_size", *intervals, "keep_checkpoints")
     return tuple(f"{prefix}.{name}" for name in names)
 
 
@@ -57,7 +62,9 @@ class TrainingTask(Protocol):
     """What is trained: modules, data, losses and pictures. The loop does the rest."""
 
     stage: str  # name in random keys and messages
-    players: dict[str, torch.nn.Module]  # optimised modules in update order, such as {"vae": ..., "discriminator": ...}
+    # A player is a module with an optimiser and a loss of its own; those of a step are updated in this order, such as
+    # {"vae": ..., "discriminator": ...}.
+    players: dict[str, torch.nn.Module]
     ema_player: str  # the one whose averaged weights are validated and published; it has save_pretrained
     best_metric: tuple[str, str]  # name among validate's values, and "max" or "min"
 

@@ -11,7 +11,9 @@ from typing import Any, cast
 import torch
 
 from pipelines.run.checkpoint import load_latest, load_step, publish, save_checkpoint
-from pipelines.run.ema_snapshots import LENGTHS, PowerAverages, drop_snapshots
+from pipelines.run.data_parallel import PlayerLosses
+from pipelines.run.ema import AveragedWeights
+from pipelines.run.ema_snapshots import LENGTHS, PowerAverages, drop_snapshots, snapshot_interval
 from pipelines.run.manifest import find_fault, write_manifest
 from pipelines.run.ranks import broadcast, connect, largest
 from pipelines.run.sharding import load_whole, local, shard, split_like, whole_on_cpu
@@ -33,8 +35,6 @@ class TrainingState:
         device: torch.device,
         shard_blocks: type[torch.nn.Module] | None = None,
     ) -> None:
-        from diffusers.training_utils import EMAModel  # imported here: 90 MB that only training needs
-
         self.task, self.config, self.folder, self.device = task, config, folder, device
         self.is_main = connect().process_index == 0
         for player in task.players.values():
@@ -46,10 +46,11 @@ class TrainingState:
         self.is_split = shard_blocks is not None and connect().num_processes > 1
         if self.is_split:
             shard(self.model, cast(type[torch.nn.Module], shard_blocks), device)
+        self.losses = PlayerLosses(task)
         self.optimizers = {player: _build_optimizer(task, player, config) for player in task.players}
-        self.ema_parameters = list(self.model.parameters())
-        self.ema = EMAModel(self.ema_parameters, decay=config.ema_decay, foreach=True)
-        self.power_averages = PowerAverages(self.ema_parameters) if config.ema_snapshot_every else None
+        self.ema = AveragedWeights(self.model.parameters(), config.ema_decay, config.ema_warmup)
+        self.snapshot_every = snapshot_interval(config)
+        self.power_averages = PowerAverages(self.ema.parameters) if self.snapshot_every else None
         self.best: float | None = None
         self.running: dict[str, tuple[float, int]] = {}
 
@@ -62,7 +63,7 @@ class TrainingState:
         found = load_latest(checkpoints) if self.is_main else None
         step = int(largest(found.step if found else 0))
         if self.power_averages and self.is_main:
-            drop_snapshots(self.folder, step, self.config.ema_snapshot_every if step < self.config.steps else 1)
+            drop_snapshots(self.folder, step, self.snapshot_every if step < self.config.steps else 1)
         if step == 0:
             return 0
         found = found or load_step(checkpoints, step)
@@ -73,7 +74,7 @@ class TrainingState:
             for group, averages in self._averages().items():
                 for (name, _), average in zip(self.model.named_parameters(), averages, strict=True):
                     local(average).copy_(local(split_like(found.tensors[group][name], average)))
-        self.ema.optimization_step = found.state["ema_step"]
+        self.ema.num_updates = found.state["ema_step"]
         self.best, self.running = found.state["best"], found.state["running"]
         self.task.load_extra_state(found.tensors.get("extra", {}))
         return step
@@ -88,28 +89,27 @@ class TrainingState:
                 f"{self.folder}: make room there, or choose another run.root="
             )
 
+    def set_learning_rate(self, lr: float) -> None:
+        """Of all optimisers; each group of parameters has its own multiple of it."""
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group["lr_scale"]
+
+    def clear_gradients(self) -> None:
+        """Of all players: one's loss may leave gradients in another, and what is frozen in a phase must have none."""
+        for player in self.task.players.values():
+            player.zero_grad(set_to_none=True)
+
     def average(self, num_done: int, updated: bool) -> None:
         """Take the weights after `num_done` steps into the averages, and write a snapshot of them where one is due."""
         if updated:
-            self._average_exponentially()
+            self.ema.update()
         if self.power_averages:
-            self.power_averages.update(self.ema_parameters, num_done)
-            is_due = num_done % self.config.ema_snapshot_every == 0 or num_done == self.config.steps
+            self.power_averages.update(self.ema.parameters, num_done)
+            is_due = num_done % self.snapshot_every == 0 or num_done == self.config.steps
             if is_due:
                 names = [name for name, _ in self.model.named_parameters()]
                 self.power_averages.save(self.folder, names, num_done)
-
-    @torch.no_grad()
-    def _average_exponentially(self) -> None:
-        """EMAModel.step in one pass over the weights, without its temporary copy of all of them."""
-        self.ema.optimization_step += 1
-        pairs = list(zip(self.ema.shadow_params, self.ema_parameters, strict=True))
-        moving = [pair for pair in pairs if pair[1].requires_grad]
-        for average, frozen in (pair for pair in pairs if not pair[1].requires_grad):
-            local(average).copy_(local(frozen))
-        averages, weights = ([local(pair[i]) for pair in moving] for i in range(2))
-        warm = self.ema.get_decay(self.ema.optimization_step)
-        torch._foreach_lerp_(averages, weights, 1 - (warm if self.config.ema_warmup else self.config.ema_decay))
 
     def save(self, step: int) -> None:
         """Publish the averaged weights as last/, then write the checkpoint; ValueError where a weight is not finite."""
@@ -128,7 +128,7 @@ class TrainingState:
             _require_finite(filled, self.task.stage, step)
             self._publish("last")
         if self.is_main:
-            state = {"ema_step": self.ema.optimization_step, "best": self.best, "running": self.running}
+            state = {"ema_step": self.ema.num_updates, "best": self.best, "running": self.running}
             made_by = {"torch": torch.__version__, "processes": connect().num_processes}
             save_checkpoint(self.folder / "checkpoints", step, filled, state | made_by, self.config.keep_checkpoints)
 
@@ -156,10 +156,10 @@ class TrainingState:
     @contextmanager
     def averaged_weights(self) -> Iterator[torch.nn.Module]:
         """Within: the model carries its averaged weights, in evaluation mode, without gradients."""
-        weights = [local(parameter) for parameter in self.ema_parameters]
+        weights = [local(parameter) for parameter in self.ema.parameters]
         with torch.no_grad():
             kept = [weight.detach().to("cpu", copy=True) for weight in weights]
-            torch._foreach_copy_(weights, [local(average) for average in self.ema.shadow_params])
+            torch._foreach_copy_(weights, [local(average) for average in self.ema.averages])
             self.model.eval()
             try:
                 yield self.model
@@ -170,7 +170,7 @@ class TrainingState:
     def _averages(self) -> dict[str, list[torch.Tensor]]:
         """Every running average of the weights, by the name of its file in the checkpoint."""
         powers = self.power_averages.averages if self.power_averages else []
-        return {"ema": self.ema.shadow_params} | {
+        return {"ema": self.ema.averages} | {
             f"ema_{length:g}": own for length, own in zip(LENGTHS, powers, strict=False)
         }
 
@@ -194,14 +194,15 @@ class TrainingState:
 
 def bytes_of_checkpoint(num_parameters: int, config: LoopConfig) -> int:
     """Room that a save takes before the oldest checkpoint goes: weights, averages, two moments; last/ made anew."""
-    num_copies = 4 + (len(LENGTHS) if config.ema_snapshot_every else 0) + 1
+    num_copies = 4 + (len(LENGTHS) if snapshot_interval(config) else 0) + 1
     return 4 * num_parameters * num_copies
 
 
 def bytes_on_disk(num_parameters: int, config: LoopConfig) -> int:
     """Room that a training of a model takes at most: all checkpoints that are kept, one more, last/ and best/, and the
     snapshots of averaged weights (two in fp16 each)."""
-    num_snapshots = config.steps // config.ema_snapshot_every if config.ema_snapshot_every else 0
+    every = snapshot_interval(config)
+    num_snapshots = config.steps // every if every else 0
     kept = (config.keep_checkpoints + 1) * bytes_of_checkpoint(num_parameters, config)
     return kept + 4 * num_parameters * (1 + num_snapshots)
 

@@ -23,7 +23,7 @@ import numpy as np
 from pipelines import prepare_data
 from pipelines.data.synthetic import MOTIONS, draw_scene, render
 from pipelines.inputs.experiment import Experiment
-from pipelines.inputs.scores import score_name
+from pipelines.inputs.scores import scores_folder
 from pipelines.parts.evaluate.features import CHUNK
 from pipelines.run.config import load_config
 from pipelines.studies.code_hash import REPOSITORY
@@ -156,8 +156,8 @@ def measure(options: StudySection, work: Path, waiting: Sequence[Case]) -> Itera
         folder, num_videos = work.absolute(), case.arguments["videos"]
         arguments = arguments_of(folder, num_videos, options.tiny)
         prepare(folder, num_videos, arguments)
-        scores_folder = folder / "runs" / "large" / "evaluate" / score_name(load(arguments))
-        for made in (scores_folder, folder / "runs" / ".real_features"):
+        scored = folder / "runs" / "large" / "evaluate" / scores_folder(load(arguments)).name
+        for made in (scored, folder / "runs" / ".real_features"):
             shutil.rmtree(made, ignore_errors=True)
         num_files = 2 * -(-num_videos // CHUNK)
         killed = call(arguments, folder, kill_at=max(num_files // 3, 1))
@@ -166,7 +166,7 @@ def measure(options: StudySection, work: Path, waiting: Sequence[Case]) -> Itera
         after = feature_files(folder)
         if killed["code"] == 0 or resumed["code"] != 0:
             raise ValueError(f"evaluate was not killed or did not go on, see {folder / 'evaluate.log'}")
-        generation = json.loads((scores_folder / "scores.json").read_text())["generation"]
+        generation = json.loads((scored / "scores.json").read_text())["generation"]
         record = next(value for name, value in generation.items() if name.endswith("fvd16_record"))
         yield Measured(case, facts(killed, resumed, before, after) | {"id": record["id"]})
 

@@ -5,14 +5,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines import prepare_data, train_motion, train_vae
-from pipelines.inputs.experiment import Experiment, training_stages
+from pipelines.inputs.experiment import Experiment
+from pipelines.inputs.training_stages import training_stages
 from pipelines.run.config import is_yaml, load_config
 from pipelines.studies.code_hash import REPOSITORY
 from pipelines.studies.study import StudySection
 
 SMALL, DEMO = "configs/small_64.yaml", "configs/demo.yaml"
 # What training an autoencoder, and what the whole chain, depend on besides their files of options.
-AUTOENCODER_CODE = ("vae", "pipelines.data", "pipelines.run", "pipelines.train_motion", "pipelines.train_vae")
+AUTOENCODER_CODE = (
+    "configs/backbones",
+    "vae",
+    "pipelines.data",
+    "pipelines.run",
+    "pipelines.train_motion",
+    "pipelines.train_vae",
+)
 CHAIN_CODE = (
     *(*AUTOENCODER_CODE, "latte", "pipelines.metrics", "pipelines.inputs", "pipelines.parts.evaluate"),
     *("pipelines.parts.sample", "pipelines.cache_latents", "pipelines.train_latte", "pipelines.sample"),

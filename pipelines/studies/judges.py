@@ -11,10 +11,9 @@ from pipelines.data.video_file import to_float, to_uint8
 from pipelines.inputs.cache import fixed_clips, open_cache
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.index import open_index
-from pipelines.inputs.models import resolve_model
-from pipelines.inputs.run_paths import run_path
+from pipelines.inputs.models import autoencoder_path
 from pipelines.metrics import class_accuracy
-from pipelines.metrics.clip_set import spread
+from pipelines.metrics.clip_set import ClipSet, evenly_spaced
 from pipelines.metrics.diversity import diversity, nearest_distances
 from pipelines.metrics.frechet import FeatureStatistics, frechet_distance
 from pipelines.metrics.i3d_weights import load_i3d
@@ -37,9 +36,9 @@ class Judges:
         """From the run's clips, cache and autoencoder."""
         index, options = open_index(config), config.evaluate
         cache, clips = open_cache(config, index), fixed_clips(config, index, "train")
-        vae = load_autoencoder(resolve_model(config.cache.vae, run_path(config), "train_vae"))
+        vae = load_autoencoder(autoencoder_path(config))
         positions = cache.split("train")
-        chosen = spread(len(positions), options.classifier_clips)
+        chosen = evenly_spaced(len(positions), options.classifier_clips)
         plain = torch.stack([to_uint8(clips[i]["video"]) for i in chosen])
         real, real_labels = held_out_clips(config)
         cached = [positions[i] for i in chosen]
@@ -67,12 +66,12 @@ class Judges:
             "nearest_training_clip_real": float(nearest_distances(self.real, self.training).mean()),
         }
 
-    def scores(self, videos: Tensor, labels: Tensor) -> dict[str, float]:
+    def scores(self, videos: Tensor, labels: Tensor) -> dict[str, float | None]:
         """What takes longer than the accuracy: distance to the nearest training clip, diversity, proxy_fvd16."""
         statistics = [features(clips) for clips in (self.real, videos)]
         return {
             "nearest_training_clip": float(nearest_distances(videos, self.training).mean()),
-            "diversity": diversity(videos, labels, self.real, self.real_labels)[0],
+            "diversity": diversity(ClipSet.of(videos, labels), ClipSet.of(self.real, self.real_labels)),
             "proxy_fvd16": frechet_distance(*statistics),
         }
 
@@ -80,7 +79,7 @@ class Judges:
 def held_out_clips(config: Experiment) -> tuple[Tensor, Tensor]:
     """Real clips of the validation split, (n, t, h, w, 3) uint8, and their labels (n,)."""
     clips = FixedClips(open_index(config), config.data, "validation")
-    chosen = [clips[i] for i in spread(len(clips), config.evaluate.classifier_clips)]
+    chosen = [clips[i] for i in evenly_spaced(len(clips), config.evaluate.classifier_clips)]
     return torch.stack([to_uint8(clip["video"]) for clip in chosen]), torch.tensor([clip["label"] for clip in chosen])
 
 

@@ -77,7 +77,8 @@ def stop_and_go_on(folder: Path, trials: int) -> Outcome:
         for number in range(max(trials // 7, 1)):
             for workers in (0, 2) if trainer.reads_ahead and trials > 1 else (0,):
                 name = f"{trainer.name} {workers} {number}"
-                arguments = runs.fresh(name, trainer.stage, *steps, f"{trainer.loop}.num_workers={workers}")
+                reading = (f"{trainer.loop}.num_workers={workers}",) if workers else ()
+                arguments = runs.fresh(name, trainer.stage, *steps, *reading)
                 with outcome.trial(name):
                     stop_once(trainer.stage, arguments, runs, name)
                     children.run(trainer.stage, arguments, runs.log)
@@ -102,7 +103,9 @@ def the_same_again(folder: Path, trials: int) -> Outcome:
     outcome, runs = Outcome(), Runs(folder, ALL)
     for trainer in (TRAINERS[1], TRAINERS[3]):
         base = (f"{trainer.loop}.steps=8", *trainer.options)
-        changes = {"one": (), "again": (), "workers": (f"{trainer.loop}.num_workers=2",)}
+        changes = {"one": (), "again": ()}
+        if trainer.reads_ahead:
+            changes["workers"] = (f"{trainer.loop}.num_workers=2",)
         changes |= {f"micro {size}": (f"{trainer.loop}.micro_batch_size={size}",) for size in (1, 4)}
         for name, change in changes.items():
             arguments = runs.fresh(f"{trainer.name} {name}", trainer.stage, *base, *change)

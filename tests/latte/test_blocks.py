@@ -1,7 +1,6 @@
 """What Latte is made of: rotary positions by their invariants, the gated MLP, heads."""
 
 import itertools
-from dataclasses import asdict
 
 import pytest
 import torch
@@ -10,8 +9,8 @@ from hypothesis import strategies as st
 from tiny_latte import DECOUPLED, PLAIN, random_latents, tiny_latte
 from torch.nn.functional import silu
 
-from latte.blocks import ModulatedNorm, build_mlp
-from latte.config import SIZES, LatteArchitecture, LatteConfig
+from latte.blocks import ModulatedNorm, build_mlp, rotation_along
+from latte.config import SIZES, LatteConfig, build_records
 from latte.embeddings import rotate, rotation_angles
 from latte.latte import Latte
 
@@ -82,9 +81,10 @@ def test_the_keyframe_and_the_parts_that_follow_it_are_rotated_by_their_latent_t
     expected = rotation_angles(torch.tensor([0, 1, 2, 3, 4, 1, 2, 3, 4]), 2, 2, 8)
     torch.testing.assert_close(model.rotation, cos_sin(expected))
     shapes = {"keyframe": DECOUPLED["keyframe"]}
-    rotations = model.rotations({"keyframe": 1, "residual": 2})
-    torch.testing.assert_close(rotations["both"], cos_sin(expected[[0, 5, 6]]).flatten(1, 2))
-    torch.testing.assert_close(rotations["time"], cos_sin(expected[[0, 5, 6], 0]))
+    rotation = model.first_frames(model.rotation, {"keyframe": 1, "residual": 2}, dim=1)
+    torch.testing.assert_close(rotation_along("both", rotation), cos_sin(expected[[0, 5, 6]]).flatten(1, 2))
+    torch.testing.assert_close(rotation_along("time", rotation), cos_sin(expected[[0, 5, 6], 0]))
+    torch.testing.assert_close(rotation_along("space", rotation), cos_sin(expected[0]))
     torch.testing.assert_close(tiny_latte(shapes, positions="rope").rotation, cos_sin(expected[:1]))
 
 
@@ -126,7 +126,7 @@ def test_heads_of_64_channels_take_as_many_parameters():
     counts = {}
     for heads, head_size in ((0, 72), (16, 72), (18, 64)):
         with torch.device("meta"):
-            model = Latte(asdict(LatteArchitecture.build(LatteConfig(size="XL/2", heads=heads), parts, [])))
+            model = Latte(**build_records(LatteConfig(size="XL/2", heads=heads), parts, []))
         assert model.architecture.dimensions()[1] // model.blocks[0].attention.heads == head_size
         counts[heads] = sum(parameter.numel() for parameter in model.parameters())
     assert len(set(counts.values())) == 1

@@ -77,7 +77,7 @@ def test_a_single_part_is_one_stream(name):
 
 def test_keyframe_first_has_the_tokens_of_a_plain_vae():
     layout = LatentLayout.build("keyframe_first", DECOUPLED)
-    described = [(s.name, s.components, s.channels, s.frames, s.first_time) for s in layout.streams]
+    described = [(s.name, s.parts, s.channels, s.frames, s.first_time) for s in layout.streams]
     assert described == [
         ("keyframe", ("keyframe",), 6, 1, 0),
         ("motion_residual", ("motion", "residual"), 6, 4, 1),

@@ -1,14 +1,13 @@
 """The transformer: exact sizes, identity at the start, gradients everywhere, golden forward, saving and loading."""
 
 import itertools
-from dataclasses import asdict, dataclass
 
 import pytest
 import torch
-from tiny_latte import CLASSES, DECOUPLED, PLAIN, architecture, check_golden, keyed_draws, random_latents, tiny_latte
+from tiny_latte import CLASSES, DECOUPLED, PLAIN, check_golden, keyed_draws, random_latents, tiny_latte
 
 from latte.blocks import MAX_PLAIN_TOKENS, attend
-from latte.config import LatteArchitecture, LatteConfig
+from latte.config import LatteConfig, build_records
 from latte.diffusion import training_loss
 from latte.embeddings import spatial_positions
 from latte.latte import Latte
@@ -62,7 +61,7 @@ def test_parameter_counts_equal_latte(size, depth, width, count, channels, frame
     parts = {"video": {"shape": (channels, frames, 32, 32), "mean": [0.0] * channels, "std": [1.0] * channels}}
     config = LatteConfig(size=size, layout="channel", attention="factorised", objective="epsilon")
     with torch.device("meta"):
-        model = Latte(asdict(LatteArchitecture.build(config, parts, [f"class {i}" for i in range(101)])))
+        model = Latte(**build_records(config, parts, [f"class {i}" for i in range(101)]))
     assert sum(parameter.numel() for parameter in model.parameters()) == expected - sum(tables.values())
     assert [model.patch_positions.numel(), model.frame_positions.numel()] == [*tables.values()]
 
@@ -70,13 +69,16 @@ def test_parameter_counts_equal_latte(size, depth, width, count, channels, frame
 @pytest.mark.parametrize("attention", ["full", "factorised"])
 def test_blocks_are_the_identity_and_the_output_zero_at_the_start(attention):
     model = tiny_latte(attention=attention, depth=4)
-    inputs = []
+    inputs, embedded = [], []
+    for embedding in model.patch_embeddings.values():
+        embedding.register_forward_hook(lambda _, __, output: embedded.append(output))
     model.blocks[2].register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     model.final_layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     streams = streams_of(model)
     output = model(streams, torch.tensor([10.0, 900.0]), torch.tensor([0, 3]))
     assert all(not x.any() for x in output.values())
-    tokens = model.embed(streams) + model.frame_positions[:, None]
+    tokens = torch.cat([x + own for x, own in zip(embedded, model.stream_embedding, strict=True)], dim=1)
+    tokens = tokens + model.patch_positions + model.frame_positions[:, None]
     torch.testing.assert_close(inputs[0], tokens)
     torch.testing.assert_close(inputs[1], tokens)
 
@@ -243,46 +245,9 @@ def test_save_and_load(tmp_path):
     model = tiny_latte(awake=True, objective="epsilon", layout="channel").eval()
     model.save_pretrained(tmp_path)
     loaded = Latte.from_pretrained(tmp_path)
-    assert loaded.architecture == model.architecture
+    assert loaded.architecture == model.architecture and loaded.training_options == model.training_options
     assert tuple(loaded.architecture.classes) == CLASSES
     streams, time, label = streams_of(model), torch.tensor([100.0, 900.0]), torch.tensor([0, 1])
     with torch.no_grad():
         ours, theirs = model(streams, time, label), loaded(streams, time, label)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"size": "M/2"}, "latte.size"),
-        ({"size": "S/3"}, "latte.size"),
-        ({"heads": 3}, "multiple"),
-        ({"patch": 3}, "do not tile"),
-        ({"attention": "flash"}, "latte.attention"),
-        ({"objective": "score"}, "latte.objective"),
-        ({"layout": "sequence"}, "latte.layout"),
-        ({"mlp": "relu"}, "latte.mlp"),
-        ({"positions": "learned"}, "latte.positions"),
-        ({"positions": "rope", "heads": 4}, "at least 6 channels, got 4"),
-        ({"label_dropout": 1.5}, "latte.label_dropout"),
-        ({"part_weights": {"movement": 2.0}}, "names \\['movement'\\]"),
-        ({"part_weights": {"motion": 0.0}}, "positive weights"),
-    ],
-)
-def test_wrong_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        Latte(architecture(**options))
-
-
-def test_unknown_settings_of_a_saved_model_are_refused():
-    with pytest.raises(ValueError, match="unknown settings"):
-        Latte({**architecture(), "colour": 1})
-
-
-def test_options_that_a_section_adds_stay_out_of_the_architecture():
-    @dataclass(frozen=True)
-    class Section(LatteConfig):
-        steps: int = 5
-
-    built = asdict(LatteArchitecture.build(Section(width=32), architecture()["parts"], CLASSES))
-    assert "steps" not in built and built["width"] == 32

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from tiny_latte import architecture
+from tiny_latte import tiny_records
 from torch.nn.functional import conv2d, embedding, gelu, layer_norm, linear, silu
 
 from latte.latte import Latte
@@ -106,7 +106,7 @@ def model_for(channels, frames, classes=CLASSES, **options):
     own |= {"attention": "factorised", "objective": "epsilon", **options}
     torch.manual_seed(1)
     return Latte(
-        architecture({"video": (channels, frames, SIDE, SIDE)}, tuple(f"class {i}" for i in range(classes)), **own)
+        **tiny_records({"video": (channels, frames, SIDE, SIDE)}, tuple(f"class {i}" for i in range(classes)), **own)
     )
 
 
@@ -135,7 +135,7 @@ def test_decoupled_parts_share_the_channels_of_one_stream(tmp_path):
     shapes = {"keyframe": (6, 5, SIDE, SIDE), "motion": (4, 5, SIDE, SIDE), "residual": (6, 5, SIDE, SIDE)}
     own = {"depth": DEPTH, "width": WIDTH, "heads": HEADS, "layout": "channel"}
     names = tuple(f"class {i}" for i in range(CLASSES))
-    model = Latte(architecture(shapes, names, attention="factorised", objective="epsilon", **own))
+    model = Latte(**tiny_records(shapes, names, attention="factorised", objective="epsilon", **own))
     load_official_latte(tmp_path / "latte.pt", model)
     whole = model_for(16, 5)
     load_official_latte(tmp_path / "latte.pt", whole)

@@ -6,16 +6,16 @@ from itertools import pairwise
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
 from latte.diffusion import Prediction
-from latte.schedulers import SCHEDULERS, make_scheduler, walk_scheduler
+from latte.dpm_solver import DPM_SOLVER, make_dpm_solver, walk_dpm_solver
+from latte.sampler import METHODS
 from latte.solvers import part_timesteps, shifted_times, solve_flow, walk_chain
 
 MEAN, STD = 3.0, 0.5
-OWN = {"flow": ("euler", "heun"), "epsilon": ("ddpm", "ddim"), "v": ("ddpm", "ddim")}
-CASES = [(o, m, False) for o in OWN for m in (*OWN[o], *SCHEDULERS[o])]
-CASES += [("v", m, True) for m in ("ddpm", "ddim", *SCHEDULERS["v"])]
+CASES = [(objective, method, False) for objective, methods in METHODS.items() for method in methods]
+CASES += [("v", method, True) for method in METHODS["v"]]
 SHAPES = {"keyframe": (2, 1, 8, 8), "motion": (1, 2, 8, 8)}
 
 
@@ -59,9 +59,9 @@ def draw(generators, shapes=SHAPES):
 def sample(objective, method, zero, expected_clean, batch, steps, shapes=SHAPES, lead=0.0, given=None, observe=None):
     generators = [torch.Generator().manual_seed(i) for i in range(batch)]
     noise, predict = draw(generators, shapes), partial(exact, objective, zero, expected_clean=expected_clean)
-    if method.endswith("Scheduler"):
-        scheduler = make_scheduler(method, objective, zero)
-        return noise, walk_scheduler(scheduler, predict, noise, steps, objective, generators, zero, given, observe)
+    if method == DPM_SOLVER:
+        scheduler = make_dpm_solver(objective, zero)
+        return noise, walk_dpm_solver(scheduler, predict, noise, steps, objective, zero, given, observe)
     timesteps = part_timesteps(list(shapes), objective, steps, 1.0, lead, bool(given))
     if objective == "flow":
         return noise, solve_flow(predict, noise | (given or {}), timesteps, method == "heun", observe)
@@ -105,7 +105,7 @@ def mixture(x, signal, noise):
 
 @pytest.mark.parametrize(
     ("objective", "method"),
-    [("flow", "heun"), ("flow", "DPMSolverMultistepScheduler"), ("epsilon", "ddpm"), ("v", "ddim"), ("v", "ddpm")],
+    [("flow", "heun"), ("flow", DPM_SOLVER), ("epsilon", "ddpm"), ("v", "ddim"), ("v", "ddpm")],
 )
 def test_modes_of_a_mixture_in_the_plane(objective, method):
     shapes = {"keyframe": (2, 1, 16, 16)}
@@ -172,21 +172,40 @@ class BetweenLevels(DPMSolverMultistepScheduler):
 @pytest.mark.parametrize("order", [1, 2])
 def test_dpm_solver_converges_with_its_order(order):
     """Against the exact flow of a Gaussian, which keeps (x_t - E x_t) / std x_t."""
-    own = make_scheduler("DPMSolverMultistepScheduler", "flow").config
+    own = make_dpm_solver("flow").config
     predict = partial(exact, "flow", False, expected_clean=gaussian)
-    generators = [torch.Generator().manual_seed(0)]
-    start = draw(generators)
+    start = draw([torch.Generator().manual_seed(0)])
     spread = [(signal**2 * STD**2 + (1 - signal) ** 2) ** 0.5 for signal in (0.05, 0.95)]
     target = 0.95 * MEAN + spread[1] / spread[0] * (start["motion"] - 0.05 * MEAN)
     errors = []
     for steps in (20, 40, 80):
         scheduler = BetweenLevels.from_config(own, solver_order=order)
-        result = walk_scheduler(scheduler, predict, start, steps, "flow", generators)
+        result = walk_dpm_solver(scheduler, predict, start, steps, "flow")
         errors.append((result["motion"] - target).abs().max().item())
     for coarse, fine in pairwise(errors):
         assert abs(math.log2(coarse / fine) - order) < 0.25, errors
 
 
-def test_unknown_schedulers_are_refused():
-    with pytest.raises(ValueError, match="use one of DPMSolverMultistepScheduler"):
-        make_scheduler("DDIMScheduler", "flow")
+@pytest.mark.parametrize(("objective", "zero"), [("epsilon", False), ("v", False), ("v", True)])
+@pytest.mark.parametrize("method", ["ddpm", "ddim"])
+def test_our_chains_step_as_those_of_diffusers(objective, method, zero):
+    """Ours on diffusers' timesteps against its own schedulers, with the same noise of every step."""
+    shapes = {"motion": SHAPES["motion"]}
+    kind = {"prediction_type": "v_prediction" if objective == "v" else "epsilon", "rescale_betas_zero_snr": zero}
+    options = {"beta_start": 1e-4, "beta_end": 0.02, "clip_sample": False, "timestep_spacing": "trailing", **kind}
+    variance = "learned_range" if objective == "epsilon" else "fixed_small"
+    theirs = DDIMScheduler(**options) if method == "ddim" else DDPMScheduler(**options, variance_type=variance)
+    theirs.set_timesteps(20)
+    own, other = ([torch.Generator().manual_seed(i) for i in range(3)] for _ in range(2))
+    predict = partial(exact, objective, zero, expected_clean=gaussian)
+    timesteps = [{"motion": int(timestep)} for timestep in (*theirs.timesteps, -1)]
+    fresh = partial(draw, own, shapes) if method == "ddpm" else None
+    ours = walk_chain(predict, draw(own, shapes), timesteps, objective, zero, fresh)["motion"]
+    x = draw(other, shapes)["motion"]
+    for timestep in theirs.timesteps:
+        prediction = predict({"motion": x}, {"motion": int(timestep)})
+        output = prediction.mean["motion"]
+        if method == "ddpm" and objective == "epsilon":
+            output = torch.cat([output, prediction.variance["motion"]], dim=1)
+        x = theirs.step(output, timestep, x, generator=other).prev_sample
+    torch.testing.assert_close(ours, x, rtol=1e-3, atol=1e-3)

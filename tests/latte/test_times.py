@@ -1,11 +1,11 @@
-"""Noise levels of the components in training: clean keyframes, independent times, images among the clips."""
+"""Noise levels of the streams in training: clean keyframes, independent times, images among the clips."""
 
 import pytest
 import torch
 from tiny_latte import DECOUPLED, PLAIN, keyed_draws, random_latents, tiny_latte
 
 from latte.diffusion import draw_noise, loss_at, training_loss
-from latte.times import draw_component_times, draw_times
+from latte.times import draw_stream_times, draw_times
 
 CPU = torch.device("cpu")
 EVERYTHING = {"clean_keyframe_share": 0.25, "independent_times_share": 0.25, "image_share": 0.25}
@@ -21,7 +21,7 @@ def kinds(drawn):
 def test_the_shares_are_those_asked_for():
     model = tiny_latte(clean_keyframe_share=0.1, independent_times_share=0.2, image_share=0.3)
     draws = keyed_draws(list(range(2000)))
-    drawn = draw_component_times(model, draws)
+    drawn = draw_stream_times(model, draws)
     shares = kinds(drawn).bincount(minlength=4) / 2000
     torch.testing.assert_close(shares, torch.tensor([0.4, 0.1, 0.2, 0.3]), rtol=0.0, atol=0.04)
     assert torch.equal(drawn.counted["keyframe"] == 0, kinds(drawn) == 1)
@@ -33,8 +33,8 @@ def test_the_shares_are_those_asked_for():
 
 
 def test_without_shares_there_is_one_time_for_all_streams():
-    assert draw_component_times(tiny_latte(), keyed_draws([1, 2])).times.shape == (2,)
-    images = draw_component_times(tiny_latte(image_share=0.5), keyed_draws(list(range(40))))
+    assert draw_stream_times(tiny_latte(), keyed_draws([1, 2])).times.shape == (2,)
+    images = draw_stream_times(tiny_latte(image_share=0.5), keyed_draws(list(range(40))))
     assert images.times.shape == (40,) and 5 < images.is_image.sum() < 35
 
 
@@ -69,7 +69,7 @@ def test_the_loss_is_the_sum_over_the_kinds_of_samples(objective):
     total, keyframe, motion, found = 0.0, 0.0, 0.0, set()
     for i in range(12):
         draws = keyed_draws(seeds[i : i + 1])
-        drawn = draw_component_times(model, draws)
+        drawn = draw_stream_times(model, draws)
         kind = int(kinds(drawn))
         found.add(kind)
         noise = draw_noise(model, draws("noise"), CPU)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pipelines.metrics.clip_set import ClipSet
 from pipelines.metrics.diversity import diversity, mean_pairwise_distance, nearest_distances
 
 
@@ -20,31 +21,38 @@ def test_distance_of_two_flat_clips_is_their_difference() -> None:
     assert mean_pairwise_distance(pair) == pytest.approx(0.2, abs=1e-6)
 
 
+def labelled(video_uint8: torch.Tensor, labels: torch.Tensor = LABELS) -> ClipSet:
+    return ClipSet.of(video_uint8, labels)
+
+
 def test_faithful_collapsed_and_noisily_collapsed_generators() -> None:
     real = clips(0, 12)
-    assert diversity(real, LABELS, real, LABELS)[0] == pytest.approx(1.0)
-    assert diversity(clips(1, 12), LABELS, real, LABELS)[0] == pytest.approx(1.0, abs=0.15)
+    assert diversity(labelled(real), labelled(real)) == pytest.approx(1.0)
+    assert diversity(labelled(clips(1, 12)), labelled(real)) == pytest.approx(1.0, abs=0.15)
     collapsed = torch.cat([real[:1].expand(6, -1, -1, -1, -1), real[6:7].expand(6, -1, -1, -1, -1)])
-    mean, ratios = diversity(collapsed, LABELS, real, LABELS)
-    assert mean == 0 and ratios == {0: 0, 1: 0}
+    assert diversity(labelled(collapsed), labelled(real)) == 0
     noise = torch.randn(collapsed.shape, generator=torch.Generator().manual_seed(2)) * 10
     noisy = (collapsed.float() + noise).clamp(0, 255).to(torch.uint8)
-    assert diversity(noisy, LABELS, real, LABELS)[0] < 0.05
+    assert diversity(labelled(noisy), labelled(real)) < 0.05
 
 
 def test_one_collapsed_class_of_two_halves_the_score() -> None:
     real = clips(0, 12)
     half = torch.cat([real[:6], real[6:7].expand(6, -1, -1, -1, -1)])
-    mean, ratios = diversity(half, LABELS, real, LABELS)
-    assert mean == pytest.approx(0.5) and ratios[1] == 0
+    assert diversity(labelled(half), labelled(real)) == pytest.approx(0.5)
 
 
-def test_classes_without_a_pair_are_refused_in_one_sentence() -> None:
+def test_videos_without_labels_are_one_class_and_the_shorter_side_counts() -> None:
     real = clips(0, 12)
-    with pytest.raises(ValueError, match="2 generated and 2 real"):
-        diversity(real[:1], LABELS[:1], real, LABELS)
+    longer = torch.cat([real, real], dim=1)
+    assert diversity(ClipSet.of(longer), labelled(real)) == pytest.approx(1.0)
+
+
+def test_without_a_pair_there_is_none_and_identical_real_clips_are_refused() -> None:
+    real = clips(0, 12)
+    assert diversity(labelled(real[:1], LABELS[:1]), labelled(real)) is None
     with pytest.raises(ValueError, match="identical"):
-        diversity(real, LABELS, real[:1].expand(12, -1, -1, -1, -1), LABELS)
+        diversity(labelled(real), labelled(real[:1].expand(12, -1, -1, -1, -1)))
 
 
 def test_nearest_distance_tells_copies_from_new_clips() -> None:

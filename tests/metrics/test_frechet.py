@@ -6,7 +6,7 @@ import scipy.linalg
 import torch
 
 from pipelines.metrics.frechet import FeatureStatistics, frechet_distance, matrix_root
-from pipelines.metrics.fvd import inception_score
+from pipelines.metrics.inception_score import inception_score
 from pipelines.metrics.kernel_distance import kernel_distance
 
 

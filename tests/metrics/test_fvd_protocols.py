@@ -8,6 +8,7 @@ import pytest
 import torch
 from einops import reduce
 
+from pipelines.inputs.options.evaluate import EvaluateSection
 from pipelines.metrics.codec_round_trip import RESIZES, codec_round_trip, resize_and_crop
 from pipelines.metrics.frame_quality import psnr
 from pipelines.metrics.frechet import FeatureStatistics, frechet_distance
@@ -26,7 +27,6 @@ from pipelines.metrics.fvd_protocols import (
     select_real_clips,
 )
 from pipelines.metrics.i3d_weights import FeatureExtractor, calibration_clips, load_i3d
-from pipelines.parts.evaluate.options import EvaluateSection
 
 
 def smooth_clips(seed: int, num_clips: int, num_frames: int = 9, size: int = 32) -> torch.Tensor:

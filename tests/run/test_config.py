@@ -76,9 +76,9 @@ def test_text_options_stay_as_typed(default: Path, text: str) -> None:
         ("net.channels.motion=x", r"net\.channels\.motion"),
         ("net=3", "net"),
         ("net.width.x=3", r"net\.width"),
-        ("net.loop.precision=fp16", "precision is 'fp16', but must be fp32 or bf16"),
-        ("net.loop.log_every=0", "log_every is 0"),
-        ("run.device=tpu", "run.device is 'tpu'"),
+        ("net.loop.precision=fp16", r"^net\.loop\.precision is 'fp16', but must be fp32 or bf16"),
+        ("net.loop.log_every=0", r"^net\.loop\.log_every is 0"),
+        ("run.device=tpu", "^run.device is 'tpu'"),
         ("run.name=../x", "run.name"),
         ("--steps", r"arguments are CONFIG\.yaml \[overlay\.yaml \.\.\.\] \[key=value \.\.\.\]"),
         ("--steps=3", r"arguments are CONFIG\.yaml"),
@@ -188,3 +188,21 @@ def test_the_command_line_of_a_stage(
     assert "Traceback" not in printed.err
     if code == 2:
         assert re.fullmatch(r"train_net: .*\n", printed.err), "one line"
+
+
+def test_bases_come_first_in_order_and_circles_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "first.yaml").write_text("run: {name: first, seed: 1, threads: 1}\n")
+    (tmp_path / "more" / "second.yaml").write_text("bases: [../first.yaml]\nrun: {name: second, seed: 2}\n")
+    (tmp_path / "third.yaml").write_text("bases: [more/second.yaml]\nrun: {name: third}\n")
+    run = load_config(Experiment, [str(tmp_path / "third.yaml")], tmp_path / "third.yaml").run
+    assert (run.name, run.seed, run.threads) == ("third", 2, 1)
+    (tmp_path / "first.yaml").write_text("bases: [third.yaml]\n")
+    with pytest.raises(ValueError, match="names .*third.yaml in bases, which begins with it"):
+        load_config(Experiment, [str(tmp_path / "third.yaml")], tmp_path / "third.yaml")
+    (tmp_path / "first.yaml").write_text("bases: third.yaml\n")
+    with pytest.raises(ValueError, match="first.yaml: bases is 'third.yaml', but must be a list of files"):
+        load_config(Experiment, [str(tmp_path / "first.yaml")], tmp_path / "first.yaml")
+    (tmp_path / "first.yaml").write_text("bases: [nothing.yaml]\n")
+    with pytest.raises(ValueError, match="there is no configuration file .*nothing.yaml"):
+        load_config(Experiment, [str(tmp_path / "first.yaml")], tmp_path / "first.yaml")

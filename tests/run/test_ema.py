@@ -1,4 +1,4 @@
-"""Averaged weights of any length from stored snapshots: profiles, reconstruction, resume, and what is refused."""
+"""Averaged weights: the moving average against its formula; any length from stored snapshots, resumed and refused."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,18 +9,42 @@ import torch
 from toy_runs import assert_equal, experiment, result
 from toy_task import Regressor, run_toy
 
+from pipelines.run.ema import AveragedWeights
 from pipelines.run.ema_snapshots import (
     LENGTHS,
     PowerAverages,
+    SnapshotLoopConfig,
     averaged_weights,
     correlation,
     exponent_of,
     mixture,
     snapshots,
 )
-from pipelines.run.task import LoopConfig
 
-LOOP = LoopConfig(steps=12, lr=0.01, log_every=1, checkpoint_every=5, ema_snapshot_every=3)
+LOOP = SnapshotLoopConfig(steps=12, lr=0.01, log_every=1, checkpoint_every=5, ema_snapshot_every=3)
+
+
+@pytest.mark.parametrize(("decay", "has_warmup"), [(0.0, True), (0.5, True), (0.999, True), (0.9, False)])
+def test_the_moving_average_is_that_of_diffusers_bit_for_bit(decay: float, has_warmup: bool) -> None:
+    """Its EMAModel, written out: over many updates, with a parameter that is frozen for some of them."""
+    generator = torch.Generator().manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.randn(size, generator=generator)) for size in (7, 5)]
+    ours = AveragedWeights(parameters, decay, has_warmup)
+    theirs = [parameter.detach().clone() for parameter in parameters]
+    for optimization_step in range(1, 40):
+        parameters[1].requires_grad_(optimization_step > 10)
+        for parameter in parameters:
+            parameter.data += torch.randn(parameter.shape, generator=generator)
+        step = max(0, optimization_step - 1)
+        warm = 0.0 if step <= 0 else min((1 + step) / (10 + step), decay)
+        for average, parameter in zip(theirs, parameters, strict=True):
+            if parameter.requires_grad:
+                average.lerp_(parameter.data, 1 - (warm if has_warmup else decay))
+            else:
+                average.copy_(parameter.data)
+        ours.update()
+        assert all(torch.equal(a, b) for a, b in zip(ours.averages, theirs, strict=True))
+    assert ours.num_updates == 39
 
 
 @pytest.mark.parametrize("length", [0.02, 0.05, 0.1, 0.25])

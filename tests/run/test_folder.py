@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import train_latte, train_motion, train_vae
+from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.models import resolve_model
 from pipelines.run.folder import StageFolder, read_jsonl
+from pipelines.run.stage import select
+from pipelines.run.task import may_change
 
 SETTINGS = {"vae": {"width": 8, "shape": (1, 2), "loop": {"steps": 10}}, "run": {"name": "demo", "device": "cpu"}}
 HOLDER = """
@@ -76,6 +80,49 @@ def test_what_may_change_goes_on(tmp_path: Path) -> None:
     with make(tmp_path).open(changed, may_change=("vae.loop.steps",)) as folder:
         assert "steps: 20" in (folder.path / "config.yaml").read_text()
         assert json.loads((folder.path / "provenance.json").read_text())["git_commit"]
+
+
+def test_the_calls_before_a_resume_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def call(command: str, steps: int) -> dict:
+        monkeypatch.setattr(sys, "argv", [command])
+        settings = {"vae": {"loop": {"steps": steps}}}
+        with make(tmp_path).open(settings, may_change=("vae.loop.steps",)) as folder:
+            return json.loads((folder.path / "provenance.json").read_text())
+
+    assert call("first", 1)["earlier_calls"] == []
+    second, third, again = call("second", 2), call("third", 3), call("third", 3)
+    assert [other["command"] for other in second["earlier_calls"]] == [["first"]]
+    assert [other["command"] for other in third["earlier_calls"]] == [["first"], ["second"]]
+    assert again == third and third["command"] == ["third"]
+    assert third["earlier_calls"][0]["git_commit"] == third["git_commit"]
+
+
+@pytest.mark.parametrize("stage", [train_motion, train_vae, train_latte], ids=lambda stage: stage.STAGE)
+def test_a_folder_of_an_older_version_goes_on(tmp_path: Path, stage) -> None:
+    """Its record has no earlier calls, and options of every loop that only some read now."""
+    section = stage.STAGE.removeprefix("train_")
+    now = select(Experiment(), (section, "run"))
+    then = json.loads(json.dumps(now))
+    then[section]["loop"] |= {"num_workers": 8}
+    then[section]["loop"].setdefault("ema_snapshot_every", 0)
+    record = {"settings": then, "inputs": {}, "git_commit": "0e99938", "command": ["pipelines/old.py", "a=b"]}
+    folder = make(tmp_path)
+    folder.path.mkdir(parents=True)
+    (folder.path / "provenance.json").write_text(json.dumps(record, indent=2))
+    with folder.open(now, may_change=(*may_change(f"{section}.loop"), *stage.MAY_CHANGE)):
+        made = json.loads((folder.path / "provenance.json").read_text())
+    assert made["settings"] == now
+    assert made["earlier_calls"] == [{"git_commit": "0e99938", "command": ["pipelines/old.py", "a=b"]}]
+
+
+def test_a_lone_process_writes_whatever_rank_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("RANK", "1")
+    with make(tmp_path).open(SETTINGS) as folder:
+        folder.log({"step": 1})
+    assert folder.read_log() == [{"step": 1}]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not make(tmp_path).is_main
 
 
 def test_another_input_is_refused(tmp_path: Path) -> None:

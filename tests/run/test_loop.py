@@ -16,6 +16,7 @@ from toy_task import Regressor, ToyConfig, ToyExperiment, ToyTask, run_toy
 
 from pipelines.run import update
 from pipelines.run.checkpoint import load_latest, load_step
+from pipelines.run.ema_snapshots import SnapshotLoopConfig
 from pipelines.run.folder import RunConfig, StageFolder
 from pipelines.run.learning_rate import learning_rate
 from pipelines.run.loop import train
@@ -142,14 +143,14 @@ def test_a_step_that_nobody_waits_for_skips_what_is_not_finite(
     config, seen = experiment(tmp_path, "bad", bad_step=7), {}
     task = ToyTask(config.toy, config.run.seed)
     state = TrainingState(task, LOOP, tmp_path, torch.device("cpu"))
+    state.set_learning_rate(LOOP.lr)
     batches = dict(zip((6, 7), task.batches(6), strict=False))
     before = {name: tensor.clone() for name, tensor in task.players["regressor"].state_dict().items()}
     for step in (7, 6):
         draws = Draws(3, task.stage, step, batches[step]["index"])
         task.prepare_step(step)
-        seen[step] = update.update_player(
-            task, "regressor", state.optimizers["regressor"], batches[step], draws, step, 0.01, LOOP
-        )
+        gradient = update.accumulate_gradient(state, "regressor", batches[step], draws, step)
+        seen[step] = update.take_step(state, gradient)
         moved = any(not torch.equal(x, before[n]) for n, x in task.players["regressor"].state_dict().items())
         assert moved == (step == 6)
     with pytest.raises(ValueError, match=r"stopped at step 7 before updating 'regressor'.*clip0\.avi"):
@@ -262,7 +263,7 @@ def test_kills_and_interruptions_lose_nothing(tmp_path: Path) -> None:
             assert saved == last, "no step is lost"
             assert f"saved step {saved} of 400; to go on: python toy_task.py " in errors
             assert "run.name=one" in errors
-    loop = LoopConfig(steps=400, lr=0.01, log_every=1, checkpoint_every=3)
+    loop = SnapshotLoopConfig(steps=400, lr=0.01, log_every=1, checkpoint_every=3)
     for name in ("one", "two"):
         run_toy(ToyExperiment(ToyConfig(loop=loop), RunConfig(name=name, root=str(tmp_path), device="cpu")))
     assert_equal(result(tmp_path, "one")[0], result(tmp_path, "two")[0])

@@ -10,14 +10,13 @@ from toy_task import Regressor, ToyConfig, ToyExperiment, run_toy
 
 from pipelines.inputs.models import resolve_model
 from pipelines.run.checkpoint import load_latest, load_step, save_checkpoint
-from pipelines.run.ema_snapshots import averaged_weights
+from pipelines.run.ema_snapshots import SnapshotLoopConfig, averaged_weights
 from pipelines.run.folder import RunConfig, StageFolder, write_json
 from pipelines.run.manifest import MANIFEST, find_fault, listed_files, write_manifest
 from pipelines.run.stage import main
-from pipelines.run.task import LoopConfig
 from pipelines.run.training_state import bytes_of_checkpoint, bytes_on_disk
 
-LOOP = LoopConfig(steps=2, lr=0.01, ema_snapshot_every=1)
+LOOP = SnapshotLoopConfig(steps=2, lr=0.01, ema_snapshot_every=1)
 
 
 def experiment(root: Path, **loop: float) -> ToyExperiment:
@@ -138,13 +137,14 @@ def test_one_process_does_what_is_not_shared(tmp_path: Path, monkeypatch: pytest
     """Of two processes the second has nothing to do with a report; the first does not wait for it."""
     import os
 
-    from pipelines.run.stage import run_stage
+    from pipelines.run.stage import alone, run_stage
 
     done = []
+    report = alone(lambda config: done.append(("report", os.environ.get("RANK", "0"))))
     for rank in ("1", "0"):
         for name, value in {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
             monkeypatch.setenv(name, value)
-        for stage in ("report", "train_toy"):
-            run_stage(stage, lambda config, stage=stage, rank=rank: done.append((stage, rank)), experiment(tmp_path))
-    assert done == [("train_toy", "1"), ("report", "0"), ("train_toy", "0")]
+        run_stage("train_toy", lambda config, rank=rank: done.append(("train_toy", rank)), experiment(tmp_path))
+        run_stage("report", report, experiment(tmp_path))
+    assert done == [("train_toy", "1"), ("train_toy", "0"), ("report", "0")]
     assert "WORLD_SIZE" not in os.environ

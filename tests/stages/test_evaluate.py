@@ -30,12 +30,16 @@ from pipelines.data.synthetic import MOTIONS
 from pipelines.data.video_file import read_video, to_uint8, write_gif, write_video
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.index import open_index
-from pipelines.inputs.scores import score_name
-from pipelines.metrics import inception
+from pipelines.inputs.scores import scores_folder
+from pipelines.metrics import declared, inception
+from pipelines.metrics.clip_set import ClipSet
+from pipelines.metrics.declared import HELD_OUT_CLIPS, ONE, Metric
 from pipelines.metrics.fvd_protocols import PROTOCOLS, real_frame_indices
 from pipelines.metrics.i3d_weights import KNOWN_BLOBS, git_blob_sha1
 from pipelines.parts.evaluate.autoencoders import DiffusersAutoencoder, open_autoencoder
+from pipelines.parts.evaluate.context import Evaluation, SampleSet
 from pipelines.parts.evaluate.video_files import check_videos, find_videos
+from pipelines.parts.evaluate.video_scores import score_videos
 from pipelines.run.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +85,7 @@ def load(root: Path, *arguments: str) -> Experiment:
 
 def scores_of(config: Experiment) -> dict:
     evaluate.run(config)
-    folder = Path(config.run.root) / config.run.name / "evaluate" / score_name(config)
+    folder = scores_folder(config)
     return json.loads((folder / "scores.json").read_text())
 
 
@@ -139,7 +143,7 @@ def test_64_against_64_videos_of_anybody(root: Path, peers: Path, capsys: pytest
     expected = restated_distance(toy_features(real), toy_features(fake))
     assert record["value"] == pytest.approx(expected, rel=1e-4)
     assert scores["generation"]["class_accuracy"] is not None and scores["reconstruction"] == {}
-    folder = root / "nano" / "evaluate" / score_name(config)
+    folder = scores_folder(config)
     with Image.open(folder / "samples.webp") as shown:
         assert (shown.n_frames, shown.height, shown.width) == (16, 64, 8 * 64 + 7 * GAP), "one of each class, enlarged"
 
@@ -268,7 +272,7 @@ def test_two_processes_share_the_work(root: Path, peers: Path, tmp_path: Path) -
     command = [*launcher, str(script), str(NANO), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    folder = root / "nano" / "evaluate" / score_name(config)
+    folder = scores_folder(config)
     shared = json.loads((folder / "scores.json").read_text())["generation"]
     assert shared["fvd16_record"]["num_videos"] == 40
     shutil.rmtree(folder)
@@ -388,7 +392,7 @@ def test_a_pipeline_is_sampled_and_scored(root: Path, tmp_path: Path) -> None:
 
     lost = folder / "lossless" / "00003-MoveDown.safetensors"
     lost.unlink()
-    shutil.rmtree(root / "nano" / "evaluate" / score_name(config))
+    shutil.rmtree(scores_folder(config))
     assert scores_of(config)["generation"]["fvd16_record"]["samples"] == record["samples"], "made again, the same"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model_index.json").write_text('{"_class_name": "LattePipeline"}')
@@ -419,3 +423,35 @@ def test_frame_scores_where_inception_is_there(root: Path, tmp_path: Path, monke
     expected = (p * (p / p.mean(dim=0)).log()).sum(dim=1).mean().exp().item()
     assert generation["inception_score_torchvision"] == pytest.approx(expected, rel=1e-4)
     assert generation["fid_torchvision"] > 0
+
+
+def test_the_folder_is_named_after_what_decides_about_scores(root: Path, tmp_path: Path) -> None:
+    def name(*arguments: str) -> str:
+        return scores_folder(load(root, f"evaluate.samples={tmp_path}", *arguments)).name
+
+    assert name("evaluate.i3d_batch_size=9") == name() != name("evaluate.num_sets=2")
+    assert name().startswith(f"{tmp_path.name}-")
+
+
+def test_a_metric_of_videos_is_declared_and_nothing_else(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def longer(generated: ClipSet, real: ClipSet) -> float:
+        return len(generated[0]) / len(real[0])
+
+    metric = Metric("longer", "Frames of a video over those of a real clip.", ONE, HELD_OUT_CLIPS, score=longer)
+    monkeypatch.setattr(declared, "_declared", {**declared.declared_metrics(), "longer": metric})
+    config = load(root)
+    videos = torch.stack([moving(seed, num_frames=34) for seed in range(2)])
+    samples = SampleSet(ClipSet.of(videos), ("a", "b"), "", "", 34)
+    evaluation = Evaluation(config, open_index(config), torch.device("cpu"), root, samples, None, False)
+    scores = score_videos(evaluation)
+    assert scores["longer"] == 34 / config.data.num_frames and scores["diversity"] > 0
+    table = evaluate.printed_table({"generation": scores}, {"classifier_clips": 7})
+    assert re.search(r"longer +2 +7 held-out clips at most", table)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("protocol", "fvd"), ("i3d_precision", "fp16"), ("lpips_network", "squeeze")]
+)
+def test_choices_are_refused_when_they_are_read(root: Path, option: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"evaluate.{option} is one of .*, got '{value}'"):
+        load(root, f"evaluate.{option}={value}")

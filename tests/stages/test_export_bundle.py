@@ -81,7 +81,7 @@ def test_a_bundled_autoencoder_computes_the_same(variant: str, tmp_path) -> None
 def test_a_bundled_latte_computes_the_same(tmp_path) -> None:
     ours = tiny_latte(awake=True).eval()
     module = load(bundle(Latte.__module__, Latte.__name__, ""), "bundled_latte", tmp_path)
-    theirs = module.Latte(ours.config.architecture).eval()
+    theirs = module.Latte(ours.config.architecture, ours.config.training).eval()
     theirs.load_state_dict(ours.state_dict())
     inputs = ours.layout.pack(random_latents(DECOUPLED, 2)), torch.tensor([100.0, 900.0]), torch.tensor([0, 2])
     with torch.no_grad():

@@ -44,13 +44,20 @@ def seeds(*numbers: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(number) for number in numbers]
 
 
+def test_ddim_arrives_where_the_model_looks_next() -> None:
+    """That of diffusers steps by a stride of its own: its timesteps must lie as far apart."""
+    scheduler = pipeline(replace(SETTINGS, method="ddim"), objective="v").scheduler
+    scheduler.set_timesteps(8)
+    assert scheduler.timesteps.tolist() == [999 - 125 * step for step in range(8)]
+
+
 @pytest.mark.parametrize(
     ("method", "options"),
     [
         ("euler", {"time_shift": 2.0}),
         ("DPMSolverMultistepScheduler", {"time_shift": 2.0}),
         ("ddpm", {"objective": "epsilon"}),
-        ("DDIMScheduler", {"objective": "epsilon"}),
+        ("DPMSolverMultistepScheduler", {"objective": "epsilon"}),
         ("ddpm", {"objective": "v"}),
         ("DPMSolverMultistepScheduler", {"objective": "v", "zero_terminal_snr": True}),
     ],

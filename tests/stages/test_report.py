@@ -19,7 +19,7 @@ from pipelines.data.pictures import (
     tile,
     webp,
 )
-from pipelines.metrics.meanings import MEANINGS
+from pipelines.metrics.declared import declared_metrics
 from pipelines.parts.report.curves import PANELS, Panel, draw_curves
 from pipelines.parts.report.texts import bars, headline
 from pipelines.report import differences, score_table, summarise
@@ -102,7 +102,7 @@ def test_every_score_in_the_table_is_explained() -> None:
     table = {row["name"]: row for row in score_table(SCORES)}
     assert "psnr_warp_only" not in table, "a score that does not exist has no row"
     assert table["class_accuracy"]["value"] == "0.7 (0.6 – 0.8)"
-    assert all(row["meaning"] == MEANINGS[row["name"]] != "" for row in table.values())
+    assert all(row["meaning"] == declared_metrics()[row["name"]].meaning != "" for row in table.values())
     assert table["proxy_fvd16"]["meaning"].startswith("PROXY")
 
 
@@ -124,7 +124,7 @@ def test_the_wheel_is_the_legend_of_the_flow() -> None:
 
 def test_components_without_motion_show_original_and_reconstruction() -> None:
     video = torch.rand(3, 5, 8, 8) * 2 - 1
-    shown = component_videos({"reconstruction": video.clamp(-0.5, 0.5)}, video)
+    shown = component_videos({"reconstruction": video.clamp(-0.5, 0.5)}, video, {})
     assert list(shown) == ["original", "reconstruction"]
     assert shown["original"].shape == (5, 8, 8, 3) and shown["reconstruction"].min() >= 63
 

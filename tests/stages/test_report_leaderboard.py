@@ -14,9 +14,10 @@ from tiny_vae import tiny_vae
 from pipelines import report
 from pipelines.inputs.experiment import Experiment
 from pipelines.metrics.clip_set import ClipSet
+from pipelines.metrics.declared import GENERATION
 from pipelines.parts.evaluate.context import SampleSet
 from pipelines.parts.evaluate.preview import write_preview
-from pipelines.parts.report.leaderboard import SHOWN, badness, direction, rank, table
+from pipelines.parts.report.leaderboard import badness, rank, table
 from pipelines.parts.report.published import PUBLISHED
 from pipelines.parts.report.results import Score, find_results
 from pipelines.parts.report.sizes import parameters_of
@@ -115,8 +116,8 @@ def test_different_protocols_and_data_never_share_a_column(tmp_path: Path) -> No
     make_run(tmp_path, "also_strict", 90.0)
     make_run(tmp_path, "latte", 50.0, protocol="fvd16-latte")
     results = find_results([str(tmp_path)], str(tmp_path))
-    shown = table(results, "Generated videos")
-    columns = [(column["name"], column["id"]) for column in shown["columns"]]
+    shown = table(results, GENERATION)
+    columns = [(column["metric"].name, column["id"]) for column in shown["columns"]]
     assert columns.count(("fvd16", STRICT)) == columns.count(("fvd16", "fvd16-latte")) == 1
     for row in shown["rows"]:
         cells = [row["cells"][columns.index(("fvd16", identity))] for identity in (STRICT, "fvd16-latte")]
@@ -167,4 +168,3 @@ def test_ranking_knows_which_way_is_better(tmp_path: Path) -> None:
         results = [replace(first, run=str(i), scores={name: Score(value, "x")}) for i, value in enumerate(values)]
         assert [int(result.run) for result in rank(results, name)] == order, name
     assert badness("psnr", None) == float("inf")
-    assert all(direction(start) == way for starts in SHOWN.values() for start, way in starts.items())

@@ -12,7 +12,7 @@ import torch
 from accelerate import PartialState
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_latte import architecture, tiny_latte
+from tiny_latte import tiny_latte, tiny_records
 from tiny_vae import tiny_vae
 from torch import Tensor
 
@@ -44,12 +44,12 @@ def models(tmp_path_factory) -> Path:
     for parameter in model.parameters():
         parameter.data.mul_(0.5)
     model.save_pretrained(folder / "latte")
-    probed = architecture(shapes, clean_keyframe_share=0.3)
-    for part, entry in probed["parts"].items():
+    probed = tiny_records(shapes, clean_keyframe_share=0.3)
+    for part, entry in probed["architecture"]["parts"].items():
         c, t, _, _ = entry["shape"]
         probe = {"weight": np.full((3, c), 0.1).tolist(), "bias": [0.0, 0.0, 0.0]}
         entry["rgb"] = {"times": 3, ("first" if part == "keyframe" else "rest"): probe}
-    Latte(probed).save_pretrained(folder / "probed")
+    Latte(**probed).save_pretrained(folder / "probed")
     for parameter in model.parameters():
         parameter.data.mul_(0.9)
     model.save_pretrained(folder / "weaker")

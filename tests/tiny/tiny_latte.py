@@ -2,13 +2,12 @@
 
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from latte.config import LatteArchitecture, LatteConfig
+from latte.config import LatteConfig, build_records
 from latte.latte import Latte
 
 DECOUPLED = {"keyframe": (6, 1, 4, 4), "motion": (2, 4, 4, 4), "residual": (4, 4, 4, 4)}
@@ -17,19 +16,19 @@ CLASSES = ("left", "right", "up")
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-def architecture(shapes: dict = DECOUPLED, classes: tuple = CLASSES, **options) -> dict:
-    """`options` of LatteConfig over a width of 16 and a depth of 2; every part has mean 0.5 and std 2."""
+def tiny_records(shapes: dict = DECOUPLED, classes: tuple = CLASSES, **options) -> dict:
+    """What a tiny Latte is built of: `options` over a width of 16 and a depth of 2; every part has mean 0.5, std 2."""
     config = LatteConfig(**{"size": "custom", "depth": 2, "width": 16, "heads": 2, "patch": 2, **options})
     parts = {
         part: {"shape": shape, "mean": [0.5] * shape[0], "std": [2.0] * shape[0]} for part, shape in shapes.items()
     }
-    return asdict(LatteArchitecture.build(config, parts, classes))
+    return build_records(config, parts, classes)
 
 
 def tiny_latte(shapes: dict = DECOUPLED, classes: tuple = CLASSES, awake: bool = False, **options) -> Latte:
     """A seeded model; `awake`: no parameter is left at zero, so that every one of them matters."""
     torch.manual_seed(0)
-    model = Latte(architecture(shapes, classes, **options))
+    model = Latte(**tiny_records(shapes, classes, **options))
     if awake:
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.2)

@@ -47,14 +47,23 @@ VARIANTS = {
     "paper": ("deco_vae", DecoVaeConfig(**PAPER)),
     "concat": ("concat_vae", ConcatVaeConfig(TINY, TINY, latent_channels=6, motion_module=MotionModuleConfig(width=8))),
 }
-CAUSAL = [name for name in VARIANTS if name not in ("paper", "concat")]
+
+
+def untrained(variant: str) -> VideoAutoencoder:
+    """The named variant as it is built."""
+    name, architecture = VARIANTS[variant]
+    return MODELS[name](asdict(architecture))
+
+
+with torch.device("meta"):
+    CAUSAL = [variant for variant in VARIANTS if untrained(variant).causal]
+    DECOUPLED = [variant for variant in VARIANTS if "warped" in untrained(variant).picture_rows]
 
 
 def tiny_vae(variant: str, seed: int = 0) -> VideoAutoencoder:
     """The named variant with seeded weights whose motion is not the identity."""
     torch.manual_seed(seed)
-    name, architecture = VARIANTS[variant]
-    model = MODELS[name](asdict(architecture))
+    model = untrained(variant)
     with torch.no_grad():
         for module in model.motion_modules():
             module.motion_decoder[-1].weight.mul_(20)

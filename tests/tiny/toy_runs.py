@@ -6,14 +6,14 @@ import torch
 from toy_task import ToyConfig, ToyExperiment
 
 from pipelines.run.checkpoint import load_latest
+from pipelines.run.ema_snapshots import SnapshotLoopConfig
 from pipelines.run.folder import RunConfig, read_jsonl
-from pipelines.run.task import LoopConfig
 
-LOOP = LoopConfig(steps=12, lr=0.01, log_every=1, checkpoint_every=5, validate_every=4, num_workers=0)
+LOOP = SnapshotLoopConfig(steps=12, lr=0.01, log_every=1, checkpoint_every=5, validate_every=4)
 TIMES = ("steps_per_second",)
 
 
-def experiment(root: Path, name: str = "one", loop: LoopConfig = LOOP, **toy: int) -> ToyExperiment:
+def experiment(root: Path, name: str = "one", loop: SnapshotLoopConfig = LOOP, **toy: int) -> ToyExperiment:
     run = RunConfig(name=name, root=str(root), device="cpu", seed=3)
     return ToyExperiment(ToyConfig(loop=loop, **toy), run)
 

@@ -13,12 +13,13 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 
+from pipelines.run.ema_snapshots import SnapshotLoopConfig
 from pipelines.run.folder import RunConfig, StageFolder
 from pipelines.run.loop import train
 from pipelines.run.random_keys import Draws, key
 from pipelines.run.ranks import connect
 from pipelines.run.stage import main, select
-from pipelines.run.task import LoopConfig, may_change
+from pipelines.run.task import may_change
 
 
 class Regressor(ModelMixin, ConfigMixin):
@@ -38,7 +39,9 @@ class ToyConfig:
     bad_step: int = -1  # step whose first sample is infinite
     freeze_until: int = 0  # before this step the first layer is frozen
     split: bool = False  # split the regressor's weights over the processes
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=12, lr=0.01, log_every=1, checkpoint_every=3))
+    loop: SnapshotLoopConfig = field(
+        default_factory=lambda: SnapshotLoopConfig(steps=12, lr=0.01, log_every=1, checkpoint_every=3)
+    )  # how long and how it is trained
 
 
 @dataclass(frozen=True)

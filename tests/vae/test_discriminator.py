@@ -11,7 +11,7 @@ from pipelines.run.loop import train
 from pipelines.run.random_keys import Draws
 from pipelines.run.task import LoopConfig
 from pipelines.run.training_state import TrainingState
-from pipelines.run.update import update_player
+from pipelines.run.update import accumulate_gradient, take_step
 from vae.adaptation import AdaptationConfig
 from vae.discriminator import DiscriminatorConfig, build_discriminator
 from vae.losses import adaptive_weight, generator_loss, hinge_discriminator_loss, lecam_loss
@@ -49,13 +49,12 @@ def new_task(gan=GAN, variant="plain"):
 def play(task, steps, loop=LOOP, folder=None):
     """The loop's updates of some steps; returns what each logged."""
     state = TrainingState(task, loop, folder, torch.device("cpu"))
+    state.set_learning_rate(loop.lr)
     logged = []
     for step in steps:
         draws, values = Draws(0, "test", step, [0, 1]), {}
         for player in task.prepare_step(step):
-            values |= update_player(
-                task, player, state.optimizers[player], item(step), draws, step, loop.lr, loop
-            ).read()
+            values |= take_step(state, accumulate_gradient(state, player, item(step), draws, step)).read()
         logged.append(values)
     return logged
 
@@ -96,11 +95,11 @@ def test_full_sizes(config, count, shape):
 
 
 def test_bad_options_are_refused():
-    with pytest.raises(ValueError, match="vae.gan.discriminator.kind is 'clips', but must be frames or video"):
+    with pytest.raises(ValueError, match="vae.gan.discriminator.kind is 'clips', expected one of frames, video"):
         DiscriminatorConfig(kind="clips")
     with pytest.raises(ValueError, match="width 12 and num_layers 3, but must have a width that is a multiple of 8"):
         DiscriminatorConfig(width=12)
-    with pytest.raises(ValueError, match="vae.gan.weighting is 'auto', but must be constant or adaptive"):
+    with pytest.raises(ValueError, match="vae.gan.weighting is 'auto', expected one of constant, adaptive"):
         GanConfig(weighting="auto")
 
 

@@ -316,4 +316,5 @@ def test_tiles_hardly_show(variant):
         model.enable_tiling(64, overlap)
         tiled = model.decode(model.encode(video).latents)
         errors.append(float((tiled - untiled).square().mean() / untiled.var()))
-    assert 0 < errors[1] < errors[0] < 0.2, errors
+    # a network that looks no further than a latent's own pixels does not notice tiles
+    assert errors == [0, 0] or 0 < errors[1] < errors[0] < 0.2, errors

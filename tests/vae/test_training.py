@@ -13,7 +13,7 @@ from torchvision.models import vgg16
 from pipelines.run.random_keys import Draws
 from pipelines.run.task import LoopConfig
 from pipelines.run.training_state import TrainingState
-from pipelines.run.update import update_player
+from pipelines.run.update import accumulate_gradient, take_step
 from vae.adaptation import AdaptationConfig
 from vae.discriminator import DiscriminatorConfig
 from vae.gaussian import Gaussian
@@ -203,7 +203,7 @@ def test_a_clip_that_is_not_finite_stops_before_the_weights(bad):
     before = {name: p.clone() for name, p in task.players["vae"].named_parameters()}
     task.prepare_step(7)
     with pytest.raises(ValueError, match=r"stopped at step 7 before updating 'vae'.*clips: bad.mp4\)"):
-        update_player(task, "vae", state.optimizers["vae"], item, Draws(0, "test", 7, [0, 1]), 7, 1e-3, loop)
+        take_step(state, accumulate_gradient(state, "vae", item, Draws(0, "test", 7, [0, 1]), 7))
     assert all(torch.equal(before[name], p) for name, p in task.players["vae"].named_parameters())
     assert state.optimizers["vae"].state == {}
 

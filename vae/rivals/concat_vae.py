@@ -11,8 +11,18 @@ from diffusers.configuration_utils import register_to_config
 from einops import repeat
 from torch import nn
 
-from vae.bottleneck import LinearRecovery, Measurement, SparseRecovery
-from vae.coding import Coding, coding_statistics, component_pairs, shown_components
+from vae.blocks import ResidualBlock
+from vae.bottleneck import BOTTLENECKS, Measurement, build_recovery
+from vae.choices import check_choices
+from vae.coding import (
+    PICTURE_ROWS,
+    Coding,
+    CodingState,
+    coding_statistics,
+    component_pairs,
+    shown_components,
+    start_chunk,
+)
 from vae.decoder import Decoder
 from vae.decoupling import decouple, denormalise_motion, normalise_motion, predict, recouple, split_keyframe
 from vae.encoder import PIXEL_CHANNELS, BackboneConfig, Encoder
@@ -35,11 +45,16 @@ class ConcatVaeConfig:
     bottleneck: str = "compressed_sensing"  # compressed_sensing (LeanVAE's ISTA) or linear
     motion_module: MotionModuleConfig = field(default_factory=MotionModuleConfig)  # size of the motion module
 
+    def __post_init__(self) -> None:
+        check_choices(self, "vae.concat_vae", bottleneck=BOTTLENECKS)
+
 
 class ConcatVAE(VideoAutoencoder):
     """(b, 3, 4n + 1, h, w) <-> {"video": (b, c, n + 1, h / 8, w / 8)}, by way of nine channels. Open loop (Eq. 6)."""
 
     _supports_gradient_checkpointing = True
+    block_class = ResidualBlock
+    picture_rows = PICTURE_ROWS
     causal = False  # the decoded copies of the keyframe are averaged over time
 
     @register_to_config
@@ -52,7 +67,7 @@ class ConcatVAE(VideoAutoencoder):
         self.encoder = Encoder(config.encoder, config.patch_size, first_frame=True, groups=True, channels=channels)
         self.measurement = Measurement(config.encoder.width, width, config.latent_channels)
         self.projection = nn.Linear(config.latent_channels, width, bias=False)
-        self.recovery = SparseRecovery(width) if config.bottleneck == "compressed_sensing" else LinearRecovery()
+        self.recovery = build_recovery(config.bottleneck, width)
         self.decoder = Decoder(config.decoder, config.patch_size, first_frame=True, groups=True, channels=channels)
 
     def latent_shapes(self, clip_shape: tuple[int, int, int]) -> dict[str, tuple[int, int, int, int]]:
@@ -62,18 +77,19 @@ class ConcatVAE(VideoAutoencoder):
         size = (height // self.size_multiple, width // self.size_multiple)
         return {"video": (self.architecture.latent_channels, num_latents, *size)}
 
+    @staticmethod
+    def has_motion_module(architecture: ConcatVaeConfig) -> bool:
+        """Always."""
+        return True
+
     def motion_modules(self) -> list[nn.Module]:
         """M."""
         return [self.motion_module]
 
-    def new_state(self) -> None:
-        """Nothing passes from chunk to chunk: a clip is one chunk."""
-
     def encode_chunk(self, video: torch.Tensor, state: None, sample: bool, generator: Generators) -> Encoding:
         """One encoder on the nine channels."""
         posterior = self._measure(*self._decouple(video))
-        latent = posterior.sample(generator) if sample else posterior.mean
-        return Encoding({"video": posterior}, {"video": latent}, tuple(video.shape[2:]))
+        return Encoding({"video": posterior}, {"video": posterior.latent(sample, generator)}, tuple(video.shape[2:]))
 
     def decode_chunk(self, latents: Latents, state: None) -> torch.Tensor:
         """DeCo-VAE Eq. 8."""
@@ -88,31 +104,21 @@ class ConcatVAE(VideoAutoencoder):
         """Encode and decode in one pass."""
         self.check_video(video)
         coding = self._code_and_decode(video, sample, generator)
-        pairs = component_pairs(coding, video, closed_loop=False)
+        pairs = component_pairs(coding, closed_loop=False)
         return Coded(coding.posterior, coding.latents, coding.reconstruction, pairs, coding_statistics(coding))
 
     # ------------------------------------------------------------------ coding
 
     def _code_and_decode(self, video: torch.Tensor, sample: bool, generator: Generators) -> Coding:
-        keyframe, motion, residual = self._decouple(video)
-        posterior = self._measure(keyframe, motion, residual)
-        latent = posterior.sample(generator) if sample else posterior.mean  # Eq. 2
-        decoded_keyframe, decoded_motion, decoded_residual = self._decode_components(latent)
-        prediction = predict(decoded_keyframe, decoded_motion, video.shape[2])
-        return Coding(
-            keyframe,
-            decoded_keyframe,
-            starts_clip=True,
-            holds_first_frame=True,
-            posterior={"video": posterior},
-            latents={"video": latent},
-            motion=motion,
-            decoded_motion=decoded_motion,
-            prediction=prediction,
-            residual=residual,
-            decoded_residual=decoded_residual,
-            reconstruction=recouple(prediction, decoded_residual),
-        )
+        state = CodingState()
+        coding = start_chunk(video, state, first_frame_latent=True, sample=sample, generator=generator)
+        state.keyframe, coding.motion, coding.residual = self._decouple(video)
+        coding.take("video", self._measure(state.keyframe, coding.motion, coding.residual))
+        components = self._decode_components(coding.latents["video"])
+        state.decoded_keyframe, coding.decoded_motion, coding.decoded_residual = components
+        coding.prediction = predict(state.decoded_keyframe, coding.decoded_motion, video.shape[2])
+        coding.reconstruction = recouple(coding.prediction, coding.decoded_residual)  # Eq. 8
+        return coding
 
     def _decouple(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x_0 (b, 3, h, w), m and r (b, 3, t, h, w), frame 0 included."""
@@ -124,22 +130,20 @@ class ConcatVAE(VideoAutoencoder):
         copies = repeat(keyframe, "b c h w -> b c t h w", t=residual.shape[2])  # Eq. 7: X_k = T (x) x_0
         components = torch.cat([copies, normalise_motion(motion), residual], dim=1)  # (b, 9, t, h, w)
 
-        def network(tile: torch.Tensor, place: tuple[int, int]) -> torch.Tensor:
-            features, _ = self.encoder(tile)
-            posterior = self.measurement(features)
-            return torch.cat([posterior.mean, posterior.log_variance], dim=1)
+        def network(tile: torch.Tensor, past: None) -> tuple[torch.Tensor, None]:
+            features, _ = self.encoder(tile)  # (b, t', h', w', width)
+            return self.measurement(features).stacked(), None  # (b, 2 c, t', h', w')
 
-        moments = self.by_tiles(network, components, 1, self.size_multiple)
-        return Gaussian(*moments.split([self.architecture.latent_channels] * 2, dim=1))
+        return Gaussian.unstacked(self.by_tiles(network, components, 1, self.size_multiple))
 
     def _decode_components(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x^_0 (b, 3, h, w), m^ and r^ (b, 3, t, h, w)."""
 
-        def network(tile: torch.Tensor, place: tuple[int, int]) -> torch.Tensor:
+        def network(tile: torch.Tensor, past: None) -> tuple[torch.Tensor, None]:
             coded = torch.einsum("bcthw->bthwc", tile)
-            features, _ = self.recovery(self.projection(coded), coded, self.measurement.phi)
-            components, _ = self.decoder(features, starts_with_image=True)
-            return components
+            features, _ = self.recovery(self.projection(coded), coded, self.measurement.phi)  # (b, t', h', w', width)
+            components, _ = self.decoder(features, starts_with_image=True)  # (b, 9, t, h, w)
+            return components, None
 
         components = self.by_tiles(network, latent, self.size_multiple, 1)
         copies, motion, residual = components.split(COMPONENT_CHANNELS, dim=1)

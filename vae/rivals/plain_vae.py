@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from vae.bottleneck import LinearRecovery, Measurement, SparseRecovery
+from vae.blocks import Past, ResidualBlock
+from vae.bottleneck import BOTTLENECKS, Measurement, build_recovery
+from vae.choices import check_choices
 from vae.decoder import Decoder
 from vae.encoder import BackboneConfig, Encoder
 from vae.gaussian import Gaussian, Generators
-from vae.interface import TEMPORAL_COMPRESSION, Coded, ComponentPair, Encoding, Latents, VideoAutoencoder, typed_config
+from vae.interface import TEMPORAL_COMPRESSION, Encoding, Latents, VideoAutoencoder, typed_config
+from vae.tiling import Place
 
-# Per network and place of the tile: the last frames of its convolutions.
-PlainState = dict[tuple[str, tuple[int, int]], dict]
+# Per network, and in it per tile: the last frames of its convolutions.
+PlainState = defaultdict[str, dict[Place, Any]]
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,15 @@ class PlainVaeConfig:
     latent_channels: int = 16  # channels of the latent
     bottleneck: str = "compressed_sensing"  # compressed_sensing (LeanVAE's ISTA) or linear
 
+    def __post_init__(self) -> None:
+        check_choices(self, "vae.plain_vae", bottleneck=BOTTLENECKS)
+
 
 class PlainVAE(VideoAutoencoder):
     """(b, 3, 4n + 1, h, w) <-> {"video": (b, c, n + 1, h / 8, w / 8)}."""
 
     _supports_gradient_checkpointing = True
+    block_class = ResidualBlock
     causal = True
 
     @register_to_config
@@ -44,7 +53,7 @@ class PlainVAE(VideoAutoencoder):
         self.encoder = Encoder(config.encoder, config.patch_size, first_frame=True, groups=True)
         self.measurement = Measurement(config.encoder.width, width, config.latent_channels)
         self.projection = nn.Linear(config.latent_channels, width, bias=False)
-        self.recovery = SparseRecovery(width) if config.bottleneck == "compressed_sensing" else LinearRecovery()
+        self.recovery = build_recovery(config.bottleneck, width)
         self.decoder = Decoder(config.decoder, config.patch_size, first_frame=True, groups=True)
 
     def latent_shapes(self, clip_shape: tuple[int, int, int]) -> dict[str, tuple[int, int, int, int]]:
@@ -56,47 +65,27 @@ class PlainVAE(VideoAutoencoder):
 
     def new_state(self) -> PlainState:
         """Nothing coded yet."""
-        return {}
+        return defaultdict(dict)
 
     def encode_chunk(self, video: torch.Tensor, state: PlainState, sample: bool, generator: Generators) -> Encoding:
         """One encoder on RGB."""
 
-        def network(tile: torch.Tensor, place: tuple[int, int]) -> torch.Tensor:
-            features, past = self.encoder(tile, state.get(("encoder", place)))
-            state["encoder", place] = past
-            posterior = self.measurement(features)
-            return torch.cat([posterior.mean, posterior.log_variance], dim=1)
+        def network(tile: torch.Tensor, past: dict[str, Past] | None) -> tuple[torch.Tensor, dict[str, Past]]:
+            features, past = self.encoder(tile, past)  # (b, t', h', w', width)
+            return self.measurement(features).stacked(), past  # (b, 2 c, t', h', w')
 
-        moments = self.by_tiles(network, video, 1, self.size_multiple)
-        posterior = Gaussian(*moments.split([self.architecture.latent_channels] * 2, dim=1))
-        latent = posterior.sample(generator) if sample else posterior.mean
-        return Encoding({"video": posterior}, {"video": latent}, tuple(video.shape[2:]))
+        posterior = Gaussian.unstacked(self.by_tiles(network, video, 1, self.size_multiple, state["encoder"]))
+        return Encoding({"video": posterior}, {"video": posterior.latent(sample, generator)}, tuple(video.shape[2:]))
 
     def decode_chunk(self, latents: Latents, state: PlainState) -> torch.Tensor:
         """One decoder to RGB."""
 
-        def network(tile: torch.Tensor, place: tuple[int, int]) -> torch.Tensor:
-            past = state.get(("decoder", place))
+        def network(tile: torch.Tensor, past: tuple | None) -> tuple[torch.Tensor, tuple]:
+            recovery_past, decoder_past = past or (None, None)
             latent = torch.einsum("bcthw->bthwc", tile)
-            recovery_past = past and past["recovery"]
-            features, recovery_past = self.recovery(
-                self.projection(latent), latent, self.measurement.phi, recovery_past
-            )
-            video, decoder_past = self.decoder(features, past is None, past and past["decoder"])
-            state["decoder", place] = {"recovery": recovery_past, "decoder": decoder_past}
-            return video
+            features = self.projection(latent)  # (b, t', h', w', width)
+            features, recovery_past = self.recovery(features, latent, self.measurement.phi, recovery_past)
+            video, decoder_past = self.decoder(features, past is None, decoder_past)  # (b, 3, t, h, w)
+            return video, (recovery_past, decoder_past)
 
-        return self.by_tiles(network, latents["video"], self.size_multiple, 1)
-
-    def components_chunk(self, video: torch.Tensor, state: PlainState) -> dict[str, torch.Tensor]:
-        """The reconstruction alone."""
-        latents = self.encode_chunk(video, state, sample=False, generator=None).latents
-        return {"reconstruction": self.decode_chunk(latents, state)}
-
-    def forward(self, video: torch.Tensor, sample: bool = True, generator: Generators = None) -> Coded:
-        """Encode and decode in one pass."""
-        self.check_video(video)
-        encoding = self.encode(video, sample, generator)
-        reconstruction = self.decode(encoding.latents)
-        pairs = {"video": ComponentPair(reconstruction, video, starts_with_image=True)}
-        return Coded(encoding.posterior, encoding.latents, reconstruction, pairs, {})
+        return self.by_tiles(network, latents["video"], self.size_multiple, 1, state["decoder"])

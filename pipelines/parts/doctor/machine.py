@@ -15,8 +15,9 @@ import torch
 
 from pipelines.data import frame_reader
 from pipelines.data.video_file import read_video, write_video
-from pipelines.inputs.experiment import Experiment, training_stages
+from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.models import planned_latte
+from pipelines.inputs.training_stages import training_stages
 from pipelines.parts.doctor.weights import weights_wanted
 from pipelines.run.config import load_config
 from pipelines.run.stage import DEFAULT_CONFIG
@@ -72,7 +73,7 @@ def needs(config: Experiment) -> dict[str, Any]:
         "device": config.run.device,
         "data": config.data.root,
         "compiled": compiled,
-        "num_workers": max(loop.num_workers for _, loop in models.values()),
+        "num_workers": max(config.motion.loop.num_workers, config.vae.loop.num_workers),
         "disk_bytes": sum(bytes_on_disk(sizes[stage], models[stage][1]) for stage in stages),
         "weights": weights_wanted(config, "train_vae" in stages),
     }

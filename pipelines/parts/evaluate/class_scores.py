@@ -1,7 +1,6 @@
-"""Class accuracy and diversity of an evaluation's samples, beside those of real clips; in constant memory."""
+"""Class accuracy of an evaluation's samples, beside that of real clips; in constant memory."""
 
 from dataclasses import replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -12,11 +11,9 @@ from torch import Tensor
 
 from pipelines.data.video_file import to_float, to_uint8
 from pipelines.inputs.cache import fixed_clips, open_cache
-from pipelines.inputs.models import resolve_model
-from pipelines.inputs.run_paths import run_path
+from pipelines.inputs.models import autoencoder_path
 from pipelines.metrics import class_accuracy
-from pipelines.metrics.clip_set import ClipSet, spread
-from pipelines.metrics.diversity import diversity
+from pipelines.metrics.clip_set import ClipSet, evenly_spaced
 from pipelines.metrics.proxy_classifier import NAME as CLASSIFIER
 from pipelines.metrics.proxy_classifier import joint_features
 from pipelines.metrics.proxy_frechet import proxy_record
@@ -25,21 +22,19 @@ from pipelines.run.hashes import digest, hash_folder
 from vae.registry import load_autoencoder
 
 BATCH = 16
-COMPARED_PER_CLASS = 64  # videos of a class, on either side, whose pairwise distances make the diversity
 
 
 def score_classes(evaluation: Evaluation) -> dict[str, Any]:
-    """Class accuracy of the samples, of real held-out clips, of first frames alone; diversity.
+    """Class accuracy of the samples, of real held-out clips, of first frames alone; {} without classes.
 
     The classifiers learn from real training clips as they are and, for a run's own samples, also decoded from the
     latent cache, which samples went through too (without these they lean on traces of coding, and fail on clips that
     have none). The same on held-out clips is what a perfect generator would reach.
     """
     options, index, samples = evaluation.config.evaluate, evaluation.index, evaluation.samples.clips
-    held_out = evaluation.held_out.spread(options.classifier_clips)
-    scores: dict[str, Any] = {"diversity": class_diversity(samples, held_out)}
     if not index.classes or not options.classifier_seeds or -1 in samples.labels:
-        return scores
+        return {}
+    held_out = evaluation.held_out.thinned(options.classifier_clips)
     training, labels = training_clips(evaluation)
     shown = {"class_accuracy": small(samples), "class_accuracy_real": small(held_out)}
     truth = {"class_accuracy": samples.labels, "class_accuracy_real": held_out.labels}
@@ -63,7 +58,7 @@ def score_classes(evaluation: Evaluation) -> dict[str, Any]:
             class_accuracy.accuracy(still_judge, still_real, held_out.labels)
         )
     means = {name: fmean(values) for name, values in accuracies.items()}
-    scores |= classifier_distance(evaluation, *distance, accuracies["class_accuracy_real"][0])
+    scores = classifier_distance(evaluation, *distance, accuracies["class_accuracy_real"][0])
     return scores | means | {f"{name}_per_seed": values for name, values in accuracies.items()}
 
 
@@ -77,27 +72,6 @@ def classifier_distance(evaluation: Evaluation, real: Tensor, fake: Tensor, accu
     record = proxy_record(CLASSIFIER, real, fake, {**facts, "accuracy_real": accuracy})
     identity = f"{CLASSIFIER}-n{record['num_fake']}-{digest(facts, record['num_real'])[:8]}"
     return {CLASSIFIER: record["value"], f"{CLASSIFIER}_record": {"id": identity, **record, **evaluation.facts()}}
-
-
-def class_diversity(samples: ClipSet, real: ClipSet) -> float | None:
-    """Mean of the classes' diversities, one class after the other; None where no class has two videos on either side.
-
-    Samples without labels are one class, and so are the real clips then.
-    """
-    fake_labels = samples.labels.tolist()
-    real_labels = [-1] * len(real) if -1 in fake_labels else real.labels.tolist()
-    ratios = []
-    for label in sorted(set(fake_labels)):
-        sides = []
-        for clips, labels in ((samples, fake_labels), (real, real_labels)):
-            of_class = [position for position, known in enumerate(labels) if label in (known, -1)]
-            chosen = [of_class[i] for i in spread(len(of_class), COMPARED_PER_CLASS)] if of_class else []
-            sides.append([clips[position] for position in chosen])
-        if min(len(side) for side in sides) >= 2:
-            length = min(side[0].shape[0] for side in sides)
-            fake, held_out = (torch.stack([clip[:length] for clip in side]) for side in sides)
-            ratios.append(diversity(fake, torch.zeros(len(fake)), held_out, torch.zeros(len(held_out)))[0])
-    return fmean(ratios) if ratios else None
 
 
 def small(clips: ClipSet) -> Tensor:
@@ -118,12 +92,12 @@ def training_clips(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
     """Small training clips and their labels: as they are, and for a run's own samples also decoded from the cache."""
     config, index, device = evaluation.config, evaluation.index, evaluation.device
     if not evaluation.is_own:
-        chosen_clips = evaluation.training.spread(config.evaluate.classifier_clips)
+        chosen_clips = evaluation.training.thinned(config.evaluate.classifier_clips)
         return small(chosen_clips), chosen_clips.labels
     cache, clips = open_cache(config, index), fixed_clips(replace(config, data=uncached(config.data)), index, "train")
-    vae = load_autoencoder(resolve_model(config.cache.vae, run_path(config), "train_vae")).to(device)
+    vae = load_autoencoder(autoencoder_path(config)).to(device)
     positions = cache.split("train")
-    chosen = spread(len(positions), config.evaluate.classifier_clips)
+    chosen = evenly_spaced(len(positions), config.evaluate.classifier_clips)
     labels = cache.labels[[positions[i] for i in chosen]]
     videos = [small(ClipSet(labels.tolist(), lambda i: to_uint8(clips[chosen[i]]["video"])))]
     for start in range(0, len(chosen), BATCH):
@@ -135,7 +109,6 @@ def training_clips(evaluation: Evaluation) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def decoded_clips(evaluation: Evaluation, clips: ClipSet) -> Tensor:
     """Encode and decode clips with the autoencoder of the cache -> (n, t, 32, 32, 3) uint8."""
-    folder = resolve_model(evaluation.config.cache.vae, Path(run_path(evaluation.config)), "train_vae")
-    vae = load_autoencoder(folder).to(evaluation.device)
+    vae = load_autoencoder(autoencoder_path(evaluation.config)).to(evaluation.device)
     decoded = (vae.reconstruct(to_float(batch).to(evaluation.device)).cpu() for batch, _ in clips.batches(BATCH))
     return torch.cat([shrink_frames(to_uint8(video)) for video in decoded])

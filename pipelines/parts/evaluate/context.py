@@ -66,7 +66,7 @@ class Evaluation:
         """At most `count` real clips of the validation split, up to eight of a file where the files are few."""
         num_files = len(self.index.split("validation"))
         per_file = max(1, min(MOST_PER_FILE, count // max(num_files, 1)))
-        return fixed_set(FixedClips(self.index, uncached(self.config.data), "validation", per_file)).spread(count)
+        return fixed_set(FixedClips(self.index, uncached(self.config.data), "validation", per_file)).thinned(count)
 
     @property
     def training(self) -> ClipSet:

@@ -7,7 +7,7 @@ not depend on the number of processes, so neither does any bit of what is comput
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -59,8 +59,8 @@ class FeatureFiles:
         wait()
         progress.show(0, last=True)
 
-    def load(self, positions: Sequence[int] | None = None) -> Tensor:
-        """(num_clips, d) fp32, or those at `positions`, in that order; ValueError for a damaged file."""
+    def load(self) -> Tensor:
+        """(num_clips, d) fp32, in the order of the clips; ValueError for a damaged file."""
         parts = []
         for number in range(-(-self.num_clips // CHUNK)):
             try:
@@ -72,7 +72,7 @@ class FeatureFiles:
                 ) from error
         features = torch.cat(parts)
         assert len(features) == self.num_clips, "every clip is there exactly once"
-        return features if positions is None else features[list(positions)]
+        return features
 
     def _write(self, number: int, features: Tensor) -> None:
         part = self.folder / f".{number:05d}-{os.getpid()}"

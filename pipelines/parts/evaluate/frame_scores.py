@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from pipelines.metrics.frechet import frechet_distance
-from pipelines.metrics.fvd import inception_score, spread_record, stream_statistics
+from pipelines.metrics.fvd import over_sets, stream_statistics
 from pipelines.metrics.fvd_protocols import find_protocol
 from pipelines.metrics.inception import (
     INCEPTION_FILE,
@@ -16,6 +16,7 @@ from pipelines.metrics.inception import (
     load_inception,
     split_frames,
 )
+from pipelines.metrics.inception_score import inception_score
 from pipelines.parts.evaluate.context import Evaluation
 from pipelines.parts.evaluate.features import FeatureFiles
 from pipelines.parts.evaluate.generation import REAL_FEATURES, Choice, choose_clips
@@ -68,7 +69,7 @@ def records(evaluation: Evaluation, choice: Choice, values: dict[str, list[float
         record = {
             "id": "-".join([name.replace("_", "-"), choice.protocol.name, *words]),
             "name": name,
-            **spread_record(found),
+            **over_sets(found),
             "num_videos": choice.num_videos,
             "frames_per_video": frames,
             "weights_file": INCEPTION_FILE,

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pipelines.inputs.extractor import open_extractor
-from pipelines.metrics.fvd import clip_features, fvd_record, inception_score, spread_record
+from pipelines.inputs.scoring_networks import open_extractor
+from pipelines.metrics.fvd import clip_features, fvd_record, over_sets
 from pipelines.metrics.fvd_protocols import (
     FvdProtocol,
     codecs_left,
@@ -19,6 +19,7 @@ from pipelines.metrics.fvd_protocols import (
     select_real_clips,
 )
 from pipelines.metrics.i3d_weights import FeatureExtractor
+from pipelines.metrics.inception_score import inception_score
 from pipelines.parts.evaluate.context import Evaluation
 from pipelines.parts.evaluate.features import FeatureFiles
 from pipelines.parts.evaluate.real_clips import RealFiles, network_facts
@@ -110,7 +111,7 @@ def named_scores(record: dict[str, Any], fakes: Sequence[Tensor], extractor: Fea
     scores = {name: record["value"], f"{name}_record": record}
     if not extractor.is_proxy:  # classes of Kinetics-400: not the inception score on C3D that papers print
         scores["kernel_distance_i3d"] = record["kernel_distance"]["value"]
-        record["inception_score_i3d"] = spread_record([inception_score(logits) for logits in fakes])
+        record["inception_score_i3d"] = over_sets([inception_score(logits) for logits in fakes])
         scores["inception_score_i3d"] = record["inception_score_i3d"]["value"]
     return scores
 

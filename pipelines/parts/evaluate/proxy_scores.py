@@ -38,7 +38,7 @@ def score_proxies(evaluation: Evaluation) -> dict[str, Any]:
         return {}
     num_frames = min(samples.num_frames, evaluation.config.data.num_frames)
     held_out = evaluation.many_held_out(options.proxy_clips).cut(num_frames)
-    fake = samples.clips.spread(options.proxy_clips).cut(num_frames)
+    fake = samples.clips.thinned(options.proxy_clips).cut(num_frames)
     sources = open_sources(evaluation, held_out, num_frames)
     facts = [num_frames, evaluation.config.data.resolution, [source.record() for source in sources]]
     real_content = digest("held out", len(held_out), evaluation.index.fingerprint, evaluation.config.data.frame_stride)
@@ -66,7 +66,7 @@ def open_sources(evaluation: Evaluation, held_out: ClipSet, num_frames: int) -> 
 
     shapes = vae.latent_shapes(tuple(vae.pad_clip(torch.empty(1, 3, num_frames, side, side, device="meta")).shape[2:]))
     if RANKING_PART in shapes:
-        few = (video for video, _ in held_out.spread(WHITENING_CLIPS).batches(batch_size(side)))
+        few = (video for video, _ in held_out.thinned(WHITENING_CLIPS).batches(batch_size(side)))
         deviations = latent_deviations(encode, few, [RANKING_PART], evaluation.device)
         sources.append(LatentFeatures(encode, deviations, identity, evaluation.device))
     sources += [FlowFeatures(module, warp, identity, evaluation.device) for module in vae.motion_modules()]

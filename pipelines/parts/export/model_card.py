@@ -10,7 +10,8 @@ import yaml
 from pipelines.inputs.deco_latte import DecoLattePipeline
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.run_paths import run_path
-from pipelines.metrics.meanings import MEANINGS
+from pipelines.inputs.scores import SCORES_FILE
+from pipelines.metrics.declared import scores_among
 
 PATH_OPTIONS = ("root", "splits", "init_from", "motion_from", "vae", "latte", "folder")
 CLASSES_SHOWN = 10
@@ -83,7 +84,7 @@ def usage(pipeline: DecoLattePipeline, packages: list[str]) -> str:
 def find_scores(run_folder: Path, inputs: dict[str, dict[str, str]], ema_length: float) -> dict[str, dict[str, Any]]:
     """{folder of evaluate: scores.json} for samples made with exactly these weights, and with no others."""
     found = {}
-    for file in sorted(run_folder.glob("evaluate/*/scores.json")):
+    for file in sorted(run_folder.glob(f"evaluate/*/{SCORES_FILE}")):
         record = json.loads((file.parent / "provenance.json").read_text(encoding="utf-8"))
         scored = record["inputs"].get("samples", {}).get("hash", "")  # none where only an autoencoder was scored
         samples = run_folder / "sample" / scored / "provenance.json"
@@ -103,10 +104,9 @@ def describe_scores(found: dict[str, dict[str, Any]]) -> str:
     tables = []
     for name, sections in found.items():
         rows = [
-            f"| {score} | {value:.4g} | {MEANINGS.get(score, '')} |"
+            f"| {metric.name} | {value:.4g} | {metric.meaning} |"
             for values in sections.values()
-            for score, value in values.items()
-            if isinstance(value, int | float)
+            for metric, value in scores_among(values)
         ]
         tables.append("\n".join([f"`{name}`:\n", "| score | value | meaning |", "|---|---|---|", *rows]))
     return "\n\n".join(tables)

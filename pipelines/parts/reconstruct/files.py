@@ -13,15 +13,13 @@ from torch import Tensor
 from pipelines.data.pictures import write_png
 from pipelines.data.video_file import VideoWriter, to_float, to_uint8
 from pipelines.data.video_sources import VideoSource
-from pipelines.parts.reconstruct.options import ReconstructSection
+from pipelines.inputs.options.reconstruct import VIDEO_CODEC, ReconstructSection
+from pipelines.parts.reconstruct.file_scores import ComponentScores, ProtocolRun, Scoring
 from pipelines.parts.reconstruct.pictures import FigureFrames, side_by_side
-from pipelines.parts.reconstruct.scores import ComponentScores, ProtocolRun, Scoring
 from pipelines.run.folder import write_json
 from vae.interface import TEMPORAL_COMPRESSION, VideoAutoencoder
 from vae.streaming import component_stream, latent_values
 
-VIDEO_CODEC = {"side_by_side": "h264-fast", "reconstruction": "h264"}  # what reconstruct.save may name, and "figure"
-SAVED = (*VIDEO_CODEC, "figure")
 # The components of a chunk are most of the memory: about 0.2 kB per pixel and frame.
 PIXELS_PER_CHUNK, LARGEST_CHUNK = 1_600_000, 16
 PIXELS_WITHOUT_TILES = 1_500_000  # larger frames go through the networks in tiles, which takes a fifth more time

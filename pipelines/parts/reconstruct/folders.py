@@ -57,9 +57,9 @@ def file_folder(results: Path, name: str) -> Path:
 
 def weights_found(config: Experiment) -> dict[str, str]:
     """The files in evaluate.weights_dir that scores would use; "" where there is none."""
-    folder, lpips = Path(config.evaluate.weights_dir), LPIPS_BACKBONES.get(config.evaluate.lpips_network, "")
+    folder, lpips = Path(config.evaluate.weights_dir), LPIPS_BACKBONES[config.evaluate.lpips_network]
     i3d = next((name for name in (TORCHSCRIPT_FILE, *STATE_DICT_FILES) if (folder / name).is_file()), "")
-    return {"lpips": lpips if lpips and (folder / lpips).is_file() else "", "i3d": i3d}
+    return {"lpips": lpips if (folder / lpips).is_file() else "", "i3d": i3d}
 
 
 def check_cache(config: Experiment) -> Path:

@@ -12,33 +12,16 @@ from typing import Any
 
 from pipelines.data.pages import page_environment
 from pipelines.data.pictures import data_uri
-from pipelines.inputs.scores import PREVIEW
-from pipelines.metrics.meanings import MEANINGS
+from pipelines.inputs.scores import PREVIEW_FILE
+from pipelines.metrics.declared import GENERATION, PROXIES, RECONSTRUCTION, declared_metrics
 from pipelines.parts.report.published import PUBLISHED
 from pipelines.parts.report.results import TRAINING_STAGES, DataSet, Result, Score
 
-# Scores that are shown, by the beginnings of their names, and which way is better; everything else is in the JSON.
-HIGHER, LOWER, ONE = "higher is better", "lower is better", "1 is best"
-SHOWN = {
-    "Autoencoder: reconstruction of held-out clips": {
-        "psnr": HIGHER,
-        "ssim": HIGHER,
-        "lpips": LOWER,
-        "rfvd": LOWER,
-        "proxy_rfvd": LOWER,
-    },
-    "Generated videos": {
-        "fvd": LOWER,
-        "proxy_fvd": LOWER,
-        "kernel_distance": LOWER,
-        "fid": LOWER,
-        "inception_score": HIGHER,
-        "class_accuracy": HIGHER,
-        "diversity": ONE,
-    },
-    "Generated videos, proxy distances to held-out clips": {"proxy_frechet": LOWER},
+TITLES = {  # of the tables, by what a metric declares
+    RECONSTRUCTION: "Autoencoder: reconstruction of held-out clips",
+    GENERATION: "Generated videos",
+    PROXIES: "Generated videos, proxy distances to held-out clips",
 }
-HIDDEN = ("psnr_", "class_accuracy_")  # of components and controls: on the page of the run
 
 
 def rank(results: Sequence[Result], name: str) -> list[Result]:
@@ -67,16 +50,7 @@ def rank(results: Sequence[Result], name: str) -> list[Result]:
 
 def badness(name: str, score: Score | None) -> float:
     """A number that is smallest for the best score."""
-    if score is None:
-        return math.inf
-    way = direction(name)
-    return {HIGHER: -score.value, ONE: abs(score.value - 1)}.get(way, score.value)
-
-
-def direction(name: str) -> str:
-    """Which way a score is better."""
-    known = {start: way for starts in SHOWN.values() for start, way in starts.items()}
-    return next((way for start, way in known.items() if name.startswith(start)), HIGHER)
+    return math.inf if score is None else declared_metrics()[name].badness(score.value)
 
 
 def describe(data: DataSet) -> str:
@@ -97,31 +71,28 @@ def groups(results: Sequence[Result]) -> Iterator[tuple[DataSet, list[Result]]]:
         yield members[0].data, members
 
 
-def table(results: Sequence[Result], title: str) -> dict[str, Any]:
-    """{"columns": [{"name", "id", "way"}], "rows": [{"result", "cells": [{"text", "best"} or None]}]} of one title.
+def table(results: Sequence[Result], kind: str) -> dict[str, Any]:
+    """{"columns": [{"metric", "id"}], "rows": [{"result", "cells": [{"text", "best"} or None]}]} of one of TITLES.
 
     A column for every pair of name and id: results under different protocols never meet in one.
     """
-    keys: dict[tuple[str, str], str] = {}
-    for start, way in SHOWN[title].items():
-        for result in results:
-            for name, score in result.scores.items():
-                if name.startswith(start) and not name.startswith(HIDDEN):
-                    keys.setdefault((name, score.id), way)
+    metrics = declared_metrics()
+    pairs = dict.fromkeys((name, score.id) for result in results for name, score in result.scores.items())
+    keys = [(name, own) for name, own in pairs if metrics[name].table == kind and not metrics[name].is_detail]
     rows = [{"result": result, "cells": [cell(result, *key) for key in keys]} for result in results]
     for column, (name, _) in enumerate(keys):
         cells = [row["cells"][column] for row in rows if row["cells"][column]]
         best = min(badness(name, one["score"]) for one in cells)
         for one in cells:
             one["best"] = len(cells) > 1 and badness(name, one["score"]) == best
-    columns = [{"name": name, "id": identity, "way": way} for (name, identity), way in keys.items()]
+    columns = [{"metric": metrics[name], "id": identity} for name, identity in keys]
     return {"columns": columns, "rows": [row for row in rows if any(row["cells"])]}
 
 
-def shown_names(results: Sequence[Result]) -> Iterator[str]:
-    """Names of the scores in all tables."""
-    for title in SHOWN:
-        yield from (column["name"] for column in table(results, title)["columns"])
+def shown_meanings(results: Sequence[Result]) -> dict[str, str]:
+    """{name: meaning} of the scores in all tables."""
+    shown = [column["metric"] for kind in TITLES for column in table(results, kind)["columns"]]
+    return {metric.name: metric.meaning for metric in shown}
 
 
 def cell(result: Result, name: str, identity: str) -> dict[str, Any] | None:
@@ -154,7 +125,7 @@ PART_NAMES = ("autoencoder", "Latte")
 
 def pictures(result: Result) -> str:
     """A few of the videos that were scored in one moving picture; "" where none were."""
-    preview = result.path / PREVIEW
+    preview = result.path / PREVIEW_FILE
     return data_uri("image/webp", preview.read_bytes()) if preview.is_file() else ""
 
 
@@ -169,7 +140,7 @@ def render(results: Sequence[Result], compare: str, command: str) -> str:
                 {
                     "data": describe(data),
                     "results": members,
-                    "tables": {title: table(members, title) for title in SHOWN},
+                    "tables": {title: table(members, kind) for kind, title in TITLES.items()},
                     "costs": {result.path: costs(result) for result in members},
                     "pictures": {result.path: pictures(result) for result in members},
                 }
@@ -177,13 +148,13 @@ def render(results: Sequence[Result], compare: str, command: str) -> str:
             ],
             num_results=len(results),
             compare=compare,
-            way=direction(compare) if compare else "",
+            way=declared_metrics()[compare].best if compare else "",
             ranked=[(result.name, result.scores[compare], text_of(result.scores[compare])) for result in ranked],
             published={
                 task: [one for one in PUBLISHED if one.task == task]
                 for task in dict.fromkeys(p.task for p in PUBLISHED)
             },
-            meanings=[(name, MEANINGS[name]) for name in dict.fromkeys(shown_names(results)) if name in MEANINGS],
+            meanings=shown_meanings(results),
             command=command,
         )
     )

@@ -7,11 +7,12 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
+from pipelines.inputs.scores import SCORES_FILE
+from pipelines.metrics.declared import COUNT, scores_among
 from pipelines.parts.report.sizes import count_parameters
 
 TRAINING_STAGES = ("train_motion", "train_vae", "train_latte")
 STAGES = ("prepare_data", *TRAINING_STAGES[:2], "cache_latents", TRAINING_STAGES[2])
-NOT_SCORES = ("_record", "_per_seed")
 EMBEDDED = "embedded moving shapes"
 
 
@@ -77,7 +78,7 @@ def find_results(references: Sequence[str], root: str) -> list[Result]:
 
 def score_files(folder: Path) -> list[Path]:
     """scores.json of every finished evaluation of a run, or of every run in a folder."""
-    own = sorted(folder.glob("evaluate/*/scores.json")) or sorted(folder.glob("*/evaluate/*/scores.json"))
+    own = sorted(folder.glob(f"evaluate/*/{SCORES_FILE}")) or sorted(folder.glob(f"*/evaluate/*/{SCORES_FILE}"))
     return [file for file in own if (file.parent / "done.json").is_file()]
 
 
@@ -113,33 +114,18 @@ def read_scores(scores: Mapping[str, Mapping[str, Any]], options: Mapping[str, A
     """{name: Score} of a scores.json; options: the section `evaluate` that it was made with."""
     found: dict[str, Score] = {}
     for values in scores.values():
-        for name, value in values.items():
-            if name.endswith(NOT_SCORES) or value is None or name == "clips":
+        for metric, value in scores_among(values):
+            if metric.best == COUNT:
                 continue
-            record = values.get(f"{name}_record") or {}
-            per_seed = values.get(f"{name}_per_seed") or []
-            spread = stdev(per_seed) if len(per_seed) > 1 else None
-            identity = score_id(name, record, values, options, file)
-            found[name] = Score(float(value), identity, record.get("std", spread))
+            record = values.get(f"{metric.name}_record") or {}
+            per_seed = values.get(f"{metric.name}_per_seed") or []
+            over_seeds = stdev(per_seed) if len(per_seed) > 1 else None
+            try:
+                identity = metric.identity(values, options)
+            except ValueError as error:
+                raise ValueError(f"{file}: {error}") from error
+            found[metric.name] = Score(float(value), identity, record.get("std", over_seeds))
     return found
-
-
-def score_id(
-    name: str, record: Mapping[str, Any], values: Mapping[str, Any], options: Mapping[str, Any], file: Path
-) -> str:
-    """What a score may be compared by: the id of its record, or the options that it depends on."""
-    if record:
-        if "id" not in record:
-            raise ValueError(f"{file} was written by another version: call python pipelines/evaluate.py again")
-        return str(record["id"])
-    if name in ("kernel_distance_i3d", "inception_score_i3d"):  # from the features of the Frechet distance
-        return next(str(values[key]["id"]) for key in values if key.endswith(("fvd16_record", "fvd17_record")))
-    if name.startswith("class_accuracy"):
-        seeds, steps, clips = (options[f"classifier_{key}"] for key in ("seeds", "steps", "clips"))
-        return f"{seeds} classifiers, {steps} steps, {clips} clips"
-    if "clips" in values:
-        return f"{values['clips']} held-out clips"
-    return f"{options['classifier_clips']} held-out clips at most"
 
 
 def _is_set(folder: Path | None) -> bool:

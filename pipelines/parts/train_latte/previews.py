@@ -9,8 +9,7 @@ from latte.sampler import SamplerConfig, generate
 from pipelines.data.pictures import label_rows, tile
 from pipelines.data.video_file import to_uint8, write_gif
 from pipelines.inputs.experiment import Experiment
-from pipelines.inputs.models import resolve_model
-from pipelines.inputs.run_paths import run_path
+from pipelines.inputs.models import autoencoder_path
 from vae.registry import load_autoencoder
 
 PREVIEW_STEPS = 20
@@ -19,10 +18,10 @@ PREVIEW_STEPS = 20
 @torch.no_grad()
 def write_preview(model: Latte, config: Experiment, folder: Path, step: int) -> None:
     """One GIF: a row of samples per class, always with the same seeds."""
-    vae = load_autoencoder(resolve_model(config.cache.vae, run_path(config), "train_vae")).to(model.device)
+    vae = load_autoencoder(autoencoder_path(config)).to(model.device)
     classes = list(range(min(config.latte.preview_classes, model.num_classes))) or [-1]
     labels = [label for label in classes for _ in range(config.latte.preview_per_class)]
-    can_guide = model.num_classes and model.architecture.label_dropout
+    can_guide = model.num_classes and model.training_options.label_dropout
     guidance_scale = config.sample.guidance_scale if can_guide else 1.0
     settings = SamplerConfig(steps=PREVIEW_STEPS, guidance_scale=guidance_scale)
     videos = []

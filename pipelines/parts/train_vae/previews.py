@@ -13,9 +13,8 @@ def write_preview(model: VideoAutoencoder, video: torch.Tensor, folder: Path, st
     """One picture: film strips of a few clips and all their components. video: (b, 3, t, h, w) in [-1, 1]."""
     video = video[:NUM_PREVIEW_CLIPS].to(model.device)
     components = model.decode_components(video)
-    strips = [
-        film_strip(pixels, 9)
-        for clip in range(len(video))
-        for pixels in component_videos({name: x[clip] for name, x in components.items()}, video[clip]).values()
-    ]
+    strips = []
+    for clip in range(len(video)):
+        shown = component_videos({name: x[clip] for name, x in components.items()}, video[clip], model.picture_rows)
+        strips += [film_strip(pixels, 9) for pixels in shown.values()]
     write_png(folder / f"step-{step:08d}.png", torch.cat(strips))

@@ -12,8 +12,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pipelines.inputs.experiment import training_stages
 from pipelines.inputs.index import DATA_MAY_CHANGE
+from pipelines.inputs.training_stages import training_stages
 from pipelines.run.config import load_config
 from pipelines.run.folder import ALWAYS_MAY_CHANGE
 from pipelines.studies.ablation.options import AblationRow, AblationSection, AblationStudy

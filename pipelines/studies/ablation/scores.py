@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines.data.clip_dataset import FixedClips, collate
@@ -17,7 +16,7 @@ from pipelines.data.video_file import to_uint8
 from pipelines.inputs.index import open_index
 from pipelines.inputs.models import resolve_model
 from pipelines.inputs.run_paths import run_path
-from pipelines.metrics.frame_quality import psnr, ssim
+from pipelines.metrics.components import SCORED_COMPONENTS, score_components
 from pipelines.run.folder import write_json
 from pipelines.run.ranks import choose_device
 from pipelines.studies.ablation.options import AblationStudy
@@ -26,7 +25,7 @@ from vae.interface import VideoAutoencoder
 from vae.registry import load_autoencoder
 
 BATCH = 8
-SMALLEST_SSIM = 11  # pixels: the window of SSIM
+METRICS = ("psnr", "ssim", "psnr_first_frame", "psnr_keyframe", "psnr_warp_only", "psnr_warp_decoded")
 
 
 def score_run(config: AblationStudy) -> None:
@@ -43,10 +42,10 @@ def score_run(config: AblationStudy) -> None:
 
 
 def scoring_options(config: AblationStudy) -> dict[str, Any]:
-    """What decides which clips are scored."""
+    """What decides which clips are scored, and by what."""
     section = config.ablation
     strides = list(section.strides) or [config.data.frame_stride]
-    return {"strides": strides, "clips_per_video": section.clips_per_video}
+    return {"strides": strides, "clips_per_video": section.clips_per_video, "metrics": list(METRICS)}
 
 
 @torch.no_grad()
@@ -55,9 +54,8 @@ def score_clips(
 ) -> Iterator[dict[str, str | float | None]]:
     """Yields {"path", "start", "stride", "psnr", ...} of every held-out clip; files too short for the stride drop out.
 
-    psnr, ssim: of all frames, on uint8, PSNR from the MSE of the whole clip. psnr_first_frame: of frame 0.
-    psnr_keyframe: of the decoded keyframe. psnr_warp, psnr_warp_decoded: of W(x_0, m) and W(x^_0, m^) against frames
-    1 .. t - 1; None where the model has no such component.
+    The names of pipelines/metrics/components.py; psnr and ssim count all frames. None where the model has no such
+    component.
     """
     data = replace(config.data, frame_stride=stride)
     long_enough = tuple(entry for entry in index.split("validation") if entry.num_frames >= data.clip_span)
@@ -67,30 +65,13 @@ def score_clips(
     for start in range(0, len(clips), BATCH):
         positions = range(start, min(start + BATCH, len(clips)))
         video = collate([clips[i] for i in positions])["video"]
-        scores = score_batch(model.decode_components(video.to(model.device)), video)
+        components = model.decode_components(video.to(model.device))
+        shown = {name: to_uint8(x.cpu()) for name, x in components.items() if name in SCORED_COMPONENTS}
+        scores = score_components(shown, to_uint8(video), METRICS)
         for i, position in enumerate(positions):
             clip = clips.describe(position)
-            values = {name: None if score is None else round(float(score[i]), 5) for name, score in scores.items()}
+            values = {name: round(float(scores[name][i]), 5) if name in scores else None for name in METRICS}
             yield {"path": str(clip["path"]), "start": clip["start"], "stride": stride, **values}
-
-
-def score_batch(components: dict[str, Tensor], video: Tensor) -> dict[str, Tensor | None]:
-    """Scores (b,) of decoded components (b, 3, t, h, w) against the clip `video` of the same shape, in [-1, 1]."""
-    shown = {name: to_uint8(x.cpu()) for name, x in components.items() if "motion" not in name}  # (b, t, h, w, 3)
-    true, decoded = to_uint8(video), shown["reconstruction"]
-
-    def compare(name: str, frames: slice) -> Tensor | None:
-        return psnr(shown[name][:, frames], true[:, frames]) if name in shown else None
-
-    has_ssim = min(video.shape[-2:]) >= SMALLEST_SSIM
-    return {
-        "psnr": psnr(decoded, true),
-        "ssim": ssim(decoded, true) if has_ssim else None,
-        "psnr_first_frame": compare("reconstruction", slice(0, 1)),
-        "psnr_keyframe": compare("decoded_keyframe", slice(0, 1)),
-        "psnr_warp": compare("warped", slice(1, None)),
-        "psnr_warp_decoded": compare("decoded_warped", slice(1, None)),
-    }
 
 
 @torch.no_grad()

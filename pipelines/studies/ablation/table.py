@@ -9,10 +9,9 @@ from typing import Any
 
 from pipelines.studies.ablation.options import AblationSection, AblationStudy
 from pipelines.studies.ablation.plan import Job, reference_row
-from pipelines.studies.ablation.scores import group_of
+from pipelines.studies.ablation.scores import METRICS, group_of
 from pipelines.studies.ablation.timing import Timing, motion_seconds, seconds_per_step
 
-METRICS = ("psnr", "ssim", "psnr_first_frame", "psnr_keyframe", "psnr_warp", "psnr_warp_decoded")
 WALL = ("wall_seconds", "wall_seconds_with_motion")
 COLUMNS = [
     *("SSIM", "keyframe", "warp", "decoded warp", "latents", "VAE parameters", "motion module", "GFLOPs", "steps"),
@@ -167,7 +166,7 @@ def to_markdown(table: Mapping[str, Any]) -> str:
 
 
 def _row_cells(row: Mapping[str, Any]) -> list[str]:
-    components = [_value(row[name]) for name in ("psnr_keyframe", "psnr_warp", "psnr_warp_decoded")]
+    components = [_value(row[name]) for name in ("psnr_keyframe", "psnr_warp_only", "psnr_warp_decoded")]
     size = [f"{row['latent_values']:,}", f"{row['parameters']['vae']:,}", f"{row['parameters']['motion_module']:,}"]
     names = ("training_seconds", "training_seconds_with_motion", *WALL)
     seconds = ["-" if row[name] is None else f"{row[name]:.0f}" for name in names]

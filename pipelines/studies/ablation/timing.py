@@ -15,14 +15,14 @@ from typing import Any
 import torch
 
 from pipelines import train_motion, train_vae
-from pipelines.inputs.experiment import training_stages
 from pipelines.inputs.index import open_index
+from pipelines.inputs.training_stages import training_stages
 from pipelines.run.folder import write_json
 from pipelines.run.random_keys import Draws
 from pipelines.run.ranks import choose_device
 from pipelines.run.task import LoopConfig, TrainingTask
 from pipelines.run.training_state import TrainingState
-from pipelines.run.update import update_player
+from pipelines.run.update import accumulate_gradient, take_step
 from pipelines.studies.ablation.options import AblationStudy
 from pipelines.studies.ablation.plan import (
     chosen_rows,
@@ -110,8 +110,9 @@ class StepClock:
         device, data = choose_device(config.run.device), config.data
         is_one_thread = device.type == "cpu" and torch.get_num_threads() == 1
         self.clock = time.process_time if is_one_thread else time.perf_counter
-        self.task, self.loop, self.moments, self.seed = task, loop, moments, config.run.seed
+        self.task, self.moments, self.seed = task, moments, config.run.seed
         self.state = TrainingState(task, loop, Path(), device)
+        self.state.set_learning_rate(0.0)
         shape = (loop.global_batch_size, 3, data.num_frames, data.resolution, data.resolution)
         video = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
         names = list(range(len(video)))
@@ -141,8 +142,7 @@ class StepClock:
     def _train(self, step: int) -> None:
         draws = Draws(self.seed, self.task.stage, step, self.batch["index"])
         for player in self.task.prepare_step(step):
-            optimizer = self.state.optimizers[player]
-            update_player(self.task, player, optimizer, self.batch, draws, step, 0.0, self.loop)
+            take_step(self.state, accumulate_gradient(self.state, player, self.batch, draws, step))
         self.state.average(step + 1, updated=True)
 
 

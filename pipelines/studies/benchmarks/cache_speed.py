@@ -8,13 +8,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from latte.config import build_records
 from latte.latte import Latte
 from latte.trainer import LatteTask
 from pipelines.cache_latents import write_shards
@@ -30,11 +31,10 @@ from pipelines.run.random_keys import Draws
 from pipelines.run.ranks import connect
 from pipelines.run.stage import select
 from pipelines.run.training_state import TrainingState
-from pipelines.run.update import update_player
+from pipelines.run.update import accumulate_gradient, take_step
 from pipelines.studies.benchmarks.options import Benchmark
 from pipelines.studies.benchmarks.speed_tables import aligned
 from pipelines.studies.benchmarks.vae_speed import machine
-from pipelines.train_latte import architecture
 from vae.registry import build_autoencoder
 
 KIND = "cache"
@@ -181,7 +181,7 @@ def train_row(config: Benchmark, folder: Path, device: torch.device) -> dict[str
     cache = random_cache(config, folder / STORAGES[0], STORAGES[0])
     loop = replace(config.latte.loop, global_batch_size=1) if device.type == "cpu" else config.latte.loop
     torch.manual_seed(0)
-    model = Latte(asdict(architecture(config, cache)))
+    model = Latte(**build_records(config.latte, cache.parts, cache.classes))
     task = LatteTask(model, lambda step: cache.batches("train", 0, step, loop.global_batch_size), list, ignore)
     state = TrainingState(task, loop, folder, device)
     batches, waited, total = task.batches(0), 0.0, 0.0
@@ -191,9 +191,9 @@ def train_row(config: Benchmark, folder: Path, device: torch.device) -> dict[str
         batch = next(batches)
         arrived = time.perf_counter()
         draws = Draws(0, task.stage, step, batch["index"])
-        update = update_player(task, "latte", state.optimizers["latte"], batch, draws, step, loop.lr, loop)
+        scalars = take_step(state, accumulate_gradient(state, "latte", batch, draws, step))
         state.average(step + 1, updated=True)
-        update.read()
+        scalars.read()
         if step >= config.benchmark.warm_up:
             waited, total = waited + arrived - started, total + time.perf_counter() - started
     started = time.perf_counter()

@@ -9,7 +9,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,13 @@ from diffusers.models.transformers.latte_transformer_3d import LatteTransformer3
 from torch import Tensor, nn
 
 from latte.blocks import LatteBlock
-from latte.config import LatteArchitecture, LatteConfig
+from latte.config import LatteConfig, build_records
 from latte.latte import Latte
 from pipelines.run.compilation import compile_blocks
 from pipelines.run.random_keys import Draws
 from pipelines.run.task import LoopConfig
 from pipelines.run.training_state import TrainingState
-from pipelines.run.update import update_player
+from pipelines.run.update import accumulate_gradient, take_step
 from pipelines.studies.benchmarks.measurement import autocast, end_with_parent, memory_gb, time_passes
 from pipelines.studies.benchmarks.published_latte import PublishedBlock, PublishedLatte
 
@@ -76,7 +76,7 @@ class Predictor(nn.Module):
             }
             classes = [f"class {number}" for number in range(NUM_CLASSES)]
             config = LatteConfig(size=job.size, **preset)
-            self.model: nn.Module = Latte(asdict(LatteArchitecture.build(config, parts, classes)))
+            self.model: nn.Module = Latte(**build_records(config, parts, classes))
         elif job.kind == "published_block":
             self.model = PublishedLatte(job.latents, depth, model_width, heads, patch, NUM_CLASSES)
         else:
@@ -162,8 +162,7 @@ class LatteTraining:
 
     def update(self) -> Any:
         """Forward, backward, clipping and the optimiser's step; what it gives is read by `.read()`."""
-        optimizer, loop = self.state.optimizers["latte"], self.loop
-        return update_player(self.state.task, "latte", optimizer, self.batch, self.draws, 0, loop.lr, loop)
+        return take_step(self.state, accumulate_gradient(self.state, "latte", self.batch, self.draws, 0))
 
     def step(self) -> None:
         """An update, then the averaged weights."""

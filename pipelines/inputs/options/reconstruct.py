@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from pipelines.metrics.reconstruction_protocols import find_protocols
 from vae.keyframe_placement import GopConfig
+
+VIDEO_CODEC = {"side_by_side": "h264-fast", "reconstruction": "h264"}  # of the videos that may be saved
+SAVED = (*VIDEO_CODEC, "figure")
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,9 @@ class ReconstructSection:
             raise ValueError(f"reconstruct.chunk_frames is {self.chunk_frames}, but must be a multiple of 4, or 0")
         if self.tile_size != -1 and (self.tile_size < 0 or self.tile_size % 64):
             raise ValueError(f"reconstruct.tile_size is {self.tile_size}, but must be a multiple of 64, 0 or -1")
+        find_protocols(self.protocols)
+        if unknown := [name for name in self.save if name not in SAVED]:
+            raise ValueError(f"reconstruct.save names {unknown[0]!r}, expected some of {', '.join(SAVED)}")
         if len(self.exchange) not in (0, 2):
             raise ValueError(f"reconstruct.exchange names {len(self.exchange)} files, but must name two: [A,B]")
         for name in ("resolution", "max_frames", "clips_per_file"):

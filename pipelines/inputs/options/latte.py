@@ -3,17 +3,17 @@
 from dataclasses import dataclass, field
 
 from latte.config import LatteConfig
-from pipelines.run.task import LoopConfig
+from pipelines.run.ema_snapshots import SnapshotLoopConfig
 
 
 @dataclass(frozen=True)
 class LatteSection(LatteConfig):
     """The diffusion transformer and its training."""
 
-    init_from: str = ""  # run, model folder or checkpoint of the published Latte to start from; empty = random weights
+    init_from: str = ""  # run, model folder or published checkpoint to start from: what fits is taken; empty = random
     compile: bool = False  # torch.compile of the blocks; needs a C++ compiler
     shard_weights: bool = False  # split weights, averages and moments over the processes (FSDP2), to save GPU memory
-    loop: LoopConfig = field(default_factory=LoopConfig)  # how long and how it is trained
+    loop: SnapshotLoopConfig = field(default_factory=SnapshotLoopConfig)  # how long and how it is trained
     sample_posterior: bool = (
         False  # train on a new draw per clip and step, not on the mean; open-loop autoencoders only
     )

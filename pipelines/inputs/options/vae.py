@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pipelines.run.task import LoopConfig
+from pipelines.inputs.options.clip_loop import ClipLoopConfig
 from vae.adaptation import AdaptationConfig
 from vae.objective import GanConfig, LossConfig
 from vae.registry import AutoencoderConfig
@@ -19,5 +19,5 @@ class VaeSection(AutoencoderConfig):
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)  # the two training phases
     gradient_checkpointing: bool = False  # recompute activations in the backward pass to save memory
     compile: bool = False  # torch.compile of the residual blocks; needs a C++ compiler
-    loop: LoopConfig = field(default_factory=LoopConfig)  # how long and how it is trained
+    loop: ClipLoopConfig = field(default_factory=ClipLoopConfig)  # how long and how it is trained
     validation_clips: int = 64  # held-out clips scored at each validation

@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 
+from pipelines.metrics.frame_quality import LPIPS_BACKBONES
 from pipelines.metrics.fvd_protocols import find_protocol
+from pipelines.metrics.i3d_weights import PRECISIONS
+
+CHOICES = {"i3d_precision": PRECISIONS, "lpips_network": tuple(LPIPS_BACKBONES)}
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,9 @@ class EvaluateSection:
 
     def __post_init__(self) -> None:
         find_protocol(self.protocol)
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"evaluate.{name} is one of {', '.join(known)}, got {getattr(self, name)!r}")
         least = {"num_videos": -1, "num_sets": 0, "rfvd_clips": 0, "frames_per_video": 0, "i3d_batch_size": 1}
         least |= {"classifier_seeds": 0, "proxy_clips": 0, "classifier_clips": 1, "reconstruction_clips": 1}
         for name, smallest in least.items():

@@ -10,9 +10,10 @@ from pipelines.data.clip_dataset import FixedClips, collate
 from pipelines.data.clip_index import ClipIndex
 from pipelines.data.video_file import to_uint8
 from pipelines.inputs.experiment import Experiment
-from pipelines.inputs.extractor import open_extractor
-from pipelines.metrics.clip_set import spread
-from pipelines.metrics.frame_quality import load_lpips, lpips_available, lpips_distance, psnr, ssim
+from pipelines.inputs.scoring_networks import open_extractor, open_lpips
+from pipelines.metrics.clip_set import evenly_spaced
+from pipelines.metrics.components import FIRST_FRAME, SCORED_COMPONENTS, score_components
+from pipelines.metrics.frame_quality import lpips_distance
 from pipelines.metrics.i3d import MIN_FRAMES
 from pipelines.metrics.i3d_weights import FeatureExtractor
 from pipelines.metrics.rfvd import reconstruction_records
@@ -24,8 +25,9 @@ from vae.interface import crop
 
 BATCH, PIXELS_OF_BATCH = 16, 16 * 64 * 64  # clips coded at once, fewer of larger ones
 CLIP_FRAMES = 16  # frames of the clips whose I3D features are compared, where they have so many
-# Components whose PSNR against the clip itself means something.
-SCORED_AS_VIDEO = {"reconstruction": "psnr", "warped": "psnr_warp_only", "decoded_warped": "psnr_warp_decoded"}
+AFTER_FIRST = slice(1, None)  # frame 0 is the keyframe, which has a score of its own
+OF_COMPONENTS = ("psnr_warp_only", "psnr_warp_decoded")  # null for a model without motion, which has no warp
+NAMES = ("psnr", "psnr_copy_first_frame", *OF_COMPONENTS, "ssim", "psnr_keyframe")
 
 
 def rfvd_extractor(config: Experiment) -> FeatureExtractor | None:
@@ -34,7 +36,7 @@ def rfvd_extractor(config: Experiment) -> FeatureExtractor | None:
     return open_extractor(config) if is_wanted else None
 
 
-def score_reconstruction(
+def score_autoencoder(
     folder: Path, config: Experiment, index: ClipIndex, device: torch.device, extractor: FeatureExtractor | None
 ) -> dict[str, Any]:
     """Means over held-out clips, over frames 1 .. t - 1, on uint8; PSNR from the MSE of the whole clip.
@@ -43,10 +45,8 @@ def score_reconstruction(
     """
     options, clips = config.evaluate, FixedClips(index, uncached(config.data), "validation")
     vae = open_autoencoder(folder, device)
-    chosen = spread(len(clips), options.reconstruction_clips)
-    lpips = None
-    if lpips_available(options.weights_dir, options.lpips_network):
-        lpips = load_lpips(options.weights_dir, options.lpips_network).to(device)
+    chosen = evenly_spaced(len(clips), options.reconstruction_clips)
+    lpips = open_lpips(config, device)
     num_frames = min(CLIP_FRAMES, config.data.num_frames)
     values: dict[str, list[Tensor]] = {}
     features: list[tuple[Tensor, Tensor]] = []
@@ -54,16 +54,18 @@ def score_reconstruction(
     size = 1 if isinstance(vae, DiffusersAutoencoder) else at_once
     for start in range(0, len(chosen), size):
         video = collate([clips[i] for i in chosen[start : start + size]])["video"]
-        scored = score_batch(vae, video, device)
-        reconstruction, true = scored.pop("reconstruction"), to_uint8(video)
+        true, shown = to_uint8(video), components_of(vae, video.to(device))
+        reconstruction = shown["reconstruction"]
+        scored = score_components(shown, true, NAMES, AFTER_FIRST)
         if lpips is not None:
-            scored[f"lpips_{options.lpips_network}"] = lpips_distance(lpips, reconstruction[:, 1:], true[:, 1:])
+            pair = (reconstruction[:, AFTER_FIRST], true[:, AFTER_FIRST])
+            scored[f"lpips_{options.lpips_network}"] = lpips_distance(lpips, *pair)
         for name, scores in scored.items():
             values.setdefault(name, []).append(scores.float())
         if extractor is not None and start < options.rfvd_clips:
             both = (true[: options.rfvd_clips - start], reconstruction[: options.rfvd_clips - start])
             features.append(tuple(extractor.features(side[:, :num_frames]) for side in both))
-    missing = dict.fromkeys(SCORED_AS_VIDEO.values())  # a model without motion has no warp to score
+    missing = dict.fromkeys(("psnr", *OF_COMPONENTS))
     means = {name: float(torch.cat(scores).mean()) for name, scores in values.items()}
     about = {
         "model": class_of(folder),
@@ -80,18 +82,12 @@ def score_reconstruction(
     return missing | means | {"clips": len(chosen)} | distances(features, extractor, num_frames, about)
 
 
-def score_batch(vae: nn.Module, video: Tensor, device: torch.device) -> dict[str, Tensor]:
-    """Scores per clip by name, and "reconstruction" itself as (b, t, h, w, 3) uint8. video: (b, 3, t, h, w)."""
-    components = {name: crop(part.cpu(), video.shape[2:]) for name, part in vae.components(video.to(device)).items()}
-    true = to_uint8(video)
-    shown = {"psnr_copy_first_frame": true[:, :1].expand_as(true)}
-    shown |= {name: to_uint8(components[part]) for part, name in SCORED_AS_VIDEO.items() if part in components}
-    scores = {name: psnr(frames[:, 1:], true[:, 1:]) for name, frames in shown.items()}
-    scores["ssim"] = ssim(shown["psnr"][:, 1:], true[:, 1:])
-    if "keyframe" in components:
-        pair = (to_uint8(components[part])[:, :1] for part in ("decoded_keyframe", "keyframe"))
-        scores["psnr_keyframe"] = psnr(*pair)
-    return scores | {"reconstruction": shown["psnr"]}
+def components_of(vae: nn.Module, video: Tensor) -> dict[str, Tensor]:
+    """What is scored of clips (b, 3, t, h, w) in [-1, 1], by name: (b, t, h, w, 3) uint8 on the CPU."""
+    components = {name: x for name, x in vae.components(video).items() if name in SCORED_COMPONENTS}
+    shown = {name: to_uint8(crop(x.cpu(), video.shape[2:])) for name, x in components.items()}
+    true = to_uint8(video.cpu())
+    return shown | {FIRST_FRAME: true[:, :1].expand_as(true)}
 
 
 def distances(

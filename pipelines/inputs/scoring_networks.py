@@ -1,9 +1,13 @@
-"""I3D as a stage uses it: loaded by the options of `evaluate`, and checked once against golden values."""
+"""The networks that score, loaded by the options of `evaluate`; I3D is checked once against golden values."""
 
 import sys
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from pipelines.inputs.experiment import Experiment
+from pipelines.metrics.frame_quality import load_lpips, lpips_available
 from pipelines.metrics.i3d_self_check import golden_for, self_check
 from pipelines.metrics.i3d_weights import TORCHSCRIPT_FILE, FeatureExtractor, absent_weights, load_i3d
 from pipelines.run.folder import write_json
@@ -34,3 +38,11 @@ def open_extractor(config: Experiment, preferred: str = TORCHSCRIPT_FILE) -> Fea
         write_json(record, {"weights_file": extractor.weights_file, **measured})
     wait()
     return extractor
+
+
+def open_lpips(config: Experiment, device: torch.device) -> nn.Module | None:
+    """LPIPS on evaluate.lpips_network, None where its file is not in evaluate.weights_dir."""
+    options = config.evaluate
+    if not lpips_available(options.weights_dir, options.lpips_network):
+        return None
+    return load_lpips(options.weights_dir, options.lpips_network).to(device)

@@ -1,4 +1,4 @@
-"""Scores of one reconstructed video: under each protocol, after its codecs where it has some, and by component."""
+"""Scores of one reconstructed file: under each protocol, after its codecs where it has some, and by component."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -12,18 +12,13 @@ from torch import Tensor, nn
 from pipelines.data.frame_reader import frame_chunks
 from pipelines.data.video_file import VideoWriter, to_uint8
 from pipelines.data.video_sources import VideoSource
+from pipelines.metrics.components import FIRST_FRAME, SCORED_COMPONENTS, score_components
 from pipelines.metrics.frame_quality import frame_psnr
 from pipelines.metrics.i3d_weights import FeatureExtractor
 from pipelines.metrics.reconstruction_protocols import ReconstructionProtocol, VideoScorer
 from pipelines.metrics.rfvd import ClipFeatures, clip_starts
 
-# Score -> (component, what it is compared with, whether on keyframes or on all other frames).
-COMPONENT_SCORES = {
-    "psnr_keyframe": ("decoded_keyframe", "keyframe", True),
-    "psnr_copy_keyframe": ("keyframe", "original", False),
-    "psnr_warp_only": ("warped", "original", False),
-    "psnr_warp_decoded": ("decoded_warped", "original", False),
-}
+COMPONENT_NAMES = ("psnr_keyframe", "psnr_copy_first_frame", "psnr_warp_only", "psnr_warp_decoded")
 
 
 @dataclass(frozen=True)
@@ -89,19 +84,20 @@ class ComponentScores:
     """PSNR of components frame by frame, on uint8, and how far the decoded flow is from the true one."""
 
     def __init__(self) -> None:
-        self.values: dict[str, list[float]] = {name: [] for name in (*COMPONENT_SCORES, "flow_error_pixels")}
+        self.values: dict[str, list[float]] = {name: [] for name in (*COMPONENT_NAMES, "flow_error_pixels")}
 
-    def add(self, components: Mapping[str, Tensor], holds_keyframe: bool) -> None:
-        """components: (1, 3, t, h, w) each; holds_keyframe: frame 0 of these is a keyframe, the others never are."""
-        length = components["original"].shape[2]
-        keyframes, others = [0] if holds_keyframe else [], list(range(int(holds_keyframe), length))
-        for name, (shown, reference, on_keyframes) in COMPONENT_SCORES.items():
-            frames = keyframes if on_keyframes else others
-            if frames and shown in components:
-                pair = [to_uint8(components[part][0][:, frames]).unsqueeze(1) for part in (shown, reference)]
-                self.values[name] += frame_psnr(*pair).flatten().tolist()
-        if others and "motion" in components:
-            error_x, error_y, _ = (components["decoded_motion"] - components["motion"])[0][:, others].unbind(0)
+    def add(self, components: Mapping[str, Tensor], has_keyframe: bool) -> None:
+        """components: (1, 3, t, h, w) each; has_keyframe: frame 0 of these is a keyframe, the others never are."""
+        shown = {name: to_uint8(x) for name, x in components.items() if name in SCORED_COMPONENTS}
+        if "keyframe" in components:
+            shown[FIRST_FRAME] = to_uint8(components["keyframe"])
+        original = to_uint8(components["original"])
+        scores = score_components(shown, original, COMPONENT_NAMES, has_keyframe=has_keyframe, decibel=frame_psnr)
+        for name, per_frame in scores.items():
+            self.values[name] += per_frame.flatten().tolist()
+        if "motion" in components:
+            error = (components["decoded_motion"] - components["motion"])[0, :, int(has_keyframe) :]
+            error_x, error_y, _ = error.unbind(0)
             self.values["flow_error_pixels"] += torch.hypot(error_x, error_y).mean(dim=(1, 2)).tolist()
 
     def scores(self) -> dict[str, float | None]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pipelines.run.task import LoopConfig
+from pipelines.inputs.options.clip_loop import ClipLoopConfig
 from vae.motion_trainer import MotionLossConfig
 
 
@@ -12,5 +12,5 @@ class MotionSection:
 
     init_from: str = ""  # run or model folder, or CompressAI ssf2020 file, to start from; empty = random weights
     losses: MotionLossConfig = field(default_factory=MotionLossConfig)  # what it is trained on
-    loop: LoopConfig = field(default_factory=LoopConfig)  # how long and how it is trained
+    loop: ClipLoopConfig = field(default_factory=ClipLoopConfig)  # how long and how it is trained
     validation_clips: int = 64  # held-out clips scored at each validation
