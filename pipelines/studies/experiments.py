@@ -29,7 +29,7 @@ CHAIN_CODE = (
 TINY = (
     *("run.threads=1", "run.device=cpu", "data.resolution=32", "data.num_frames=17", "data.probe_workers=1"),
     *("data.shapes.resolution=32", "data.shapes.num_frames=17"),
-    *("data.shapes.train_per_class=1", "data.shapes.validation_per_class=1"),
+    *("data.shapes.train_per_class=1", "data.shapes.validation_per_class=2"),
     *("motion.loop.steps=2", "motion.loop.preview_every=0", "motion.validation_clips=1"),
     *("vae.loop.steps=3", "vae.loop.preview_every=0", "vae.validation_clips=1", "vae.adaptation.phase_two_step=2"),
     *("cache.clips_per_video=1", "latte.depth=2", "latte.width=32", "latte.heads=2", "latte.validation_clips=2"),
