@@ -13,7 +13,14 @@ from pipelines.studies.study import StudySection
 
 SMALL, DEMO = "configs/small_64.yaml", "configs/demo.yaml"
 # What training an autoencoder, and what the whole chain, depend on besides their files of options.
-AUTOENCODER_CODE = ("vae", "pipelines.data", "pipelines.run", "pipelines.train_motion", "pipelines.train_vae")
+AUTOENCODER_CODE = (
+    "configs/backbones",
+    "vae",
+    "pipelines.data",
+    "pipelines.run",
+    "pipelines.train_motion",
+    "pipelines.train_vae",
+)
 CHAIN_CODE = (
     *(*AUTOENCODER_CODE, "latte", "pipelines.metrics", "pipelines.inputs", "pipelines.parts.evaluate"),
     *("pipelines.parts.sample", "pipelines.cache_latents", "pipelines.train_latte", "pipelines.sample"),
@@ -22,7 +29,7 @@ CHAIN_CODE = (
 TINY = (
     *("run.threads=1", "run.device=cpu", "data.resolution=32", "data.num_frames=17", "data.probe_workers=1"),
     *("data.shapes.resolution=32", "data.shapes.num_frames=17"),
-    *("data.shapes.train_per_class=1", "data.shapes.validation_per_class=1"),
+    *("data.shapes.train_per_class=1", "data.shapes.validation_per_class=2"),
     *("motion.loop.steps=2", "motion.loop.preview_every=0", "motion.validation_clips=1"),
     *("vae.loop.steps=3", "vae.loop.preview_every=0", "vae.validation_clips=1", "vae.adaptation.phase_two_step=2"),
     *("cache.clips_per_video=1", "latte.depth=2", "latte.width=32", "latte.heads=2", "latte.validation_clips=2"),

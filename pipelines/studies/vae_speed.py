@@ -22,7 +22,7 @@ TINY = (
     *("benchmark.rounds=1", "benchmark.repeats=1", "benchmark.warm_up=0", "benchmark.num_frames=5"),
     *("benchmark.resolution=32", "run.threads=1", "run.device=cpu"),
 )
-TINY_MODELS, TINY_OPTIONS = ("deco_vae", "plain_vae"), ("bf16",)
+TINY_MODELS, TINY_OPTIONS = ("deco_vae",), ("bf16",)
 
 
 def cases(options: StudySection) -> list[Case]:
