@@ -50,15 +50,16 @@ def headline(
                 "note": "Judged by a small classifier trained on real clips and their reconstructions.",
             }
         )
-    tiles.append(
-        {
-            "name": "Diversity within a class",
-            "value": f"{videos['diversity']:.2f}",
-            "unit": "of real clips",
-            "bars": bars([("generated", videos["diversity"]), ("real clips", 1.0)], ".2f"),
-            "note": "Mean pairwise distance, relative to that of real clips.",
-        }
-    )
+    if videos["diversity"] is not None:
+        tiles.append(
+            {
+                "name": "Diversity within a class",
+                "value": f"{videos['diversity']:.2f}",
+                "unit": "of real clips",
+                "bars": bars([("generated", videos["diversity"]), ("real clips", 1.0)], ".2f"),
+                "note": "Mean pairwise distance, relative to that of real clips.",
+            }
+        )
     return [*tiles, frechet_tile(videos), cost_tile(stages)]
 
 
