@@ -186,14 +186,14 @@ def test_held_out_files_of_the_run(tmp_path, models, make_file) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["reconstruct.input=nowhere.mp4"], "reconstruct.input 'nowhere.mp4' does not exist; give a video file"),
-        (["reconstruct.save=[gif]"], "reconstruct.save names 'gif', expected some of side_by_side"),
-        (["reconstruct.protocols=[lean]"], "one or more of in_memory, leanvae, wfvae"),
-        (["reconstruct.chunk_frames=6"], "must be a multiple of 4"),
-        (["reconstruct.tile_size=100"], "must be a multiple of 64"),
-        (["reconstruct.exchange=[one.mp4]"], r"must name two: \[A,B\]"),
-        (["reconstruct.exchange=[one.mp4,two.mp4]"], "names 'one.mp4', which is no file"),
-        (["reconstruct.vae=nowhere"], "there is no model of train_vae in nowhere"),
+        (["reconstruct.input=nowhere.mp4"], "reconstruct.input 'nowhere.mp4'"),
+        (["reconstruct.save=[gif]"], "reconstruct.save .*'gif'.*side_by_side"),
+        (["reconstruct.protocols=[lean]"], "reconstruct.protocols .*lean.*in_memory, leanvae, wfvae"),
+        (["reconstruct.chunk_frames=6"], "reconstruct.chunk_frames is 6.* 4"),
+        (["reconstruct.tile_size=100"], "reconstruct.tile_size is 100.* 64"),
+        (["reconstruct.exchange=[one.mp4]"], "reconstruct.exchange .*1 .*two"),
+        (["reconstruct.exchange=[one.mp4,two.mp4]"], "reconstruct.exchange .*'one.mp4'"),
+        (["reconstruct.vae=nowhere"], "train_vae .*nowhere"),
     ],
 )
 def test_mistakes_are_answered_in_one_sentence(tmp_path, models, capsys, arguments, message) -> None:

@@ -82,10 +82,10 @@ def test_exchange_of_two_files(tmp_path, make_file, models) -> None:
     for file in ("exchange.gif", "exchange.png"):
         with Image.open(folder / file) as picture:
             assert picture.width > 200
-    with pytest.raises(ValueError, match=r"this PlainVAE codes video: name another with reconstruct.vae="):
+    with pytest.raises(ValueError, match="PlainVAE .*reconstruct.vae="):
         run(tmp_path, *given, f"reconstruct.vae={models / 'plain'}")
     (tmp_path / "c.mp4").write_bytes(b"no video")
-    with pytest.raises(ValueError, match="c.mp4 cannot be read"):
+    with pytest.raises(ValueError, match="c.mp4"):
         run(tmp_path, f"reconstruct.exchange=[{tmp_path / 'a.mp4'},{tmp_path / 'c.mp4'}]",
             f"reconstruct.vae={models / 'default'}")  # fmt: skip
 

@@ -177,7 +177,7 @@ def test_first_frames_of_a_folder_go_to_the_videos_of_their_class(tmp_path: Path
     (tmp_path / "up/c.png").write_bytes(content)
     assert hash_first_frames(str(tmp_path)) != known, "another picture of the same name and size makes other videos"
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="broken.png cannot be read as an image"):
+    with pytest.raises(ValueError, match="broken.png"):
         read_first_frame(tmp_path / "broken.png", 20)
 
 
@@ -189,7 +189,7 @@ def test_an_interpolation_begins_at_one_seed_and_ends_at_the_other(configure) ->
     assert difference(first, start) <= 1 and difference(last, end) <= 1
     assert min(difference(middle, first), difference(middle, last)) > 1
     assert set_name(arc).startswith("interpolation-")
-    with pytest.raises(ValueError, match="holds 1 seeds, but must hold two"):
+    with pytest.raises(ValueError, match="sample.interpolate .*1 .*two"):
         configure(interpolate=(7,))
 
 
@@ -201,7 +201,7 @@ def test_previews_are_drawn_without_decoding(configure, models: Path) -> None:
     with Image.open(folder / "step-00003.gif") as picture:
         assert picture.n_frames == 3 and picture.size[0] > 3 * 16
     without = configure(preview_every=2)
-    with pytest.raises(ValueError, match="no latent-to-RGB probe.*cache_latents"):
+    with pytest.raises(ValueError, match="probe.*cache_latents"):
         sample.run(without)
     assert set_name(without) == set_name(configure()), "previews change no video"
 

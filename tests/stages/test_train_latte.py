@@ -16,12 +16,6 @@ NANO = Path(__file__).resolve().parents[1] / "tiny" / "nano.yaml"
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("latte.size=M/2", "latte.size is 'M/2', expected custom or S, B, L, XL"),
-        ("latte.layout=sequence", "latte.layout is 'sequence', expected one of keyframe_first, channel, tokens"),
-        ("latte.attention=flash", "latte.attention"),
-        ("latte.mlp=relu", "latte.mlp"),
-        ("latte.positions=learned", "latte.positions"),
-        ("latte.objective=score", "latte.objective"),
         ("latte.label_dropout=1", "latte.label_dropout"),
         ("latte.min_snr_gamma=5", "latte.min_snr_gamma"),
     ],

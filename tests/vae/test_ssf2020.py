@@ -119,14 +119,12 @@ class Harmful:
 
 def test_anything_else_is_refused(state, tmp_path, capsys):
     path = tmp_path / "file.pth.tar"
-    with pytest.raises(ValueError, match=r"there is no file .*name a CompressAI ssf2020 checkpoint"):
+    with pytest.raises(ValueError, match="no file .*ssf2020"):
         load_ssf2020(path, FULL)
-    with pytest.raises(
-        ValueError, match=r"of width 128 only, but vae.deco_vae.motion_module.width is 64: set it to 128"
-    ):
+    with pytest.raises(ValueError, match=r"128 .*vae.deco_vae.motion_module.width is 64"):
         load_ssf2020(save(path, state), {"width": 64})
     missing = {name: tensor for name, tensor in state.items() if name != "motion_decoder.6.bias"}
-    with pytest.raises(ValueError, match=r"it has no tensor motion_decoder.6.bias"):
+    with pytest.raises(ValueError, match=r"motion_decoder.6.bias"):
         load_ssf2020(save(path, missing), FULL)
     name = "motion_encoder.0.weight"
     for tensor, shown in ((torch.zeros(64, 6, 5, 5), r"float32 \(64, 6, 5, 5\)"), (torch.zeros(2).long(), "int64")):
