@@ -1,11 +1,12 @@
-"""Fixtures for all tests: the folder of real clips, and tiny video files made on the spot."""
+"""Fixtures for all tests: the folder of real clips, tiny video files, and tiny autoencoders made on the spot."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tiny_vae import tiny_vae
 from torch import Tensor
 
 from pipelines.data.video_file import write_video
@@ -22,6 +23,24 @@ def real_clips(pytestconfig: pytest.Config) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real clips: {folder} (pytest's ini option real_clips) does not exist")
     return folder
+
+
+@pytest.fixture(scope="session")
+def autoencoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny autoencoders, saved as a run saves them: default, plain, no_motion, paper. Only to be read."""
+    folder = tmp_path_factory.mktemp("autoencoders")
+    for variant in ("default", "plain", "no_motion", "paper"):
+        tiny_vae(variant).save_pretrained(folder / variant)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """As nano.yaml says: two threads wait for each other where tests share the machine, and round differently."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import subprocess
 import sys
 import time
 from base64 import b64decode
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import nano_run
 import pytest
 import torch
 from einops import rearrange
@@ -36,22 +36,21 @@ from pipelines.data.synthetic import MOTIONS
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.samples import sample_folder
 from pipelines.inputs.scores import scores_folder
-from pipelines.run.config import load_config
 from pipelines.run.folder import read_jsonl
 from pipelines.run.hashes import hash_folder
 from vae.registry import build_autoencoder
 
 ROOT = Path(__file__).resolve().parents[1]
-NANO = Path(__file__).parent / "tiny" / "nano.yaml"
 LONGEST_WAIT_SECONDS = 240
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def nano(root: Path, *arguments: str) -> Experiment:
-    return load_config(Experiment, [str(NANO), f"run.root={root}", *arguments], NANO)
+    return nano_run.nano(f"run.root={root}", *arguments)
 
 
 def command(root: Path) -> list[str]:
-    return ["pipelines/chain.py", str(NANO), f"run.root={root}"]
+    return ["pipelines/chain.py", str(nano_run.NANO), f"run.root={root}"]
 
 
 def start(root: Path, log: Path) -> subprocess.Popen:
@@ -68,15 +67,6 @@ def wait_for(path: Path, process: subprocess.Popen, log: Path) -> None:
         )
         assert time.monotonic() < deadline, f"no {path}"
         time.sleep(0.005)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As nano.yaml says: two threads wait for each other where tests share the machine, and round differently."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

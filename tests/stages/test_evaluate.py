@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from nano_run import NANO, nano
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_latte import tiny_latte
@@ -40,10 +41,8 @@ from pipelines.parts.evaluate.autoencoders import DiffusersAutoencoder, open_aut
 from pipelines.parts.evaluate.context import Evaluation, SampleSet
 from pipelines.parts.evaluate.video_files import check_videos, find_videos
 from pipelines.parts.evaluate.video_scores import score_videos
-from pipelines.run.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
-NANO = Path(__file__).parents[1] / "tiny" / "nano.yaml"
 DATA = "data.shapes={resolution: 32, num_frames: 20, train_per_class: 8, validation_per_class: 2}"
 SMALL = ["evaluate.num_videos=-1", "evaluate.i3d_precision=fp32", "evaluate.proxy_clips=0"]
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore:.*torch.jit.*:FutureWarning")
@@ -80,7 +79,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def load(root: Path, *arguments: str) -> Experiment:
     own = [f"run.root={root}", f"evaluate.weights_dir={root / 'weights'}", DATA, *SMALL, *arguments]
-    return load_config(Experiment, [str(NANO), *own], NANO)
+    return nano(*own)
 
 
 def scores_of(config: Experiment) -> dict:

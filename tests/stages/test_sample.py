@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
+from nano_run import nano
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_latte import tiny_latte, tiny_records
@@ -24,12 +25,10 @@ from pipelines.inputs.first_frame import choose_first_frames, hash_first_frames,
 from pipelines.inputs.models import load_latte, model_paths
 from pipelines.inputs.samples import sample_folder, set_name
 from pipelines.parts.sample.plan import plan_samples
-from pipelines.run.config import load_config
 from pipelines.run.ema_snapshots import PowerAverages
 from pipelines.run.ranks import disconnect
 
 ROOT = Path(__file__).resolve().parents[2]
-NANO = ROOT / "tests" / "tiny" / "nano.yaml"
 CLIP = (9, 32, 32)
 
 
@@ -59,7 +58,7 @@ def models(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def base(models: Path) -> Experiment:
     own = ["save=[lossless]", "steps=3", "classes=[up,0]", f"vae={models / 'vae'}", f"latte={models / 'latte'}"]
-    return load_config(Experiment, [str(NANO), *(f"sample.{argument}" for argument in own)], NANO)
+    return nano(*(f"sample.{argument}" for argument in own))
 
 
 @pytest.fixture

@@ -4,13 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from nano_run import nano
 from tiny_latte import tiny_latte
 
-from pipelines.inputs.experiment import Experiment
-from pipelines.run.config import load_config
 from pipelines.train_latte import take_initial_weights
-
-NANO = Path(__file__).resolve().parents[1] / "tiny" / "nano.yaml"
 
 
 @pytest.mark.parametrize(
@@ -22,7 +19,7 @@ NANO = Path(__file__).resolve().parents[1] / "tiny" / "nano.yaml"
 )
 def test_wrong_options_are_refused_when_they_are_read(argument: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        load_config(Experiment, [str(NANO), argument], NANO)
+        nano(argument)
 
 
 def test_it_says_in_one_line_what_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,17 +2,15 @@
 
 import json
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from nano_run import nano
 from tiny_vae import clip
 from torch import nn
 
 from pipelines import prepare_data, train_motion, train_vae
-from pipelines.inputs.experiment import Experiment
-from pipelines.run.config import load_config
 from pipelines.run.hashes import hash_file
 from vae.motion_module import MotionModule
 from vae.scale_space_flow import gaussian_volume, warp
@@ -20,7 +18,6 @@ from vae.ssf2020 import load_ssf2020
 
 SIZES = {"motion_encoder": [6, 128, 128, 128, 192], "motion_decoder": [192, 128, 128, 128, 3]}
 FULL = {"width": 128, "downscale": 1}
-NANO = Path(__file__).parents[1] / "tiny" / "nano.yaml"
 
 
 def their_network():
@@ -67,7 +64,7 @@ def nano_config(tmp_path):
             ),
             *("vae.deco_vae.motion_module.width=128", "vae.deco_vae.motion_module.downscale=1"),
         ]
-        return load_config(Experiment, [str(NANO), *options, *arguments], NANO)
+        return nano(*options, *arguments)
 
     return make
 
