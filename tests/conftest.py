@@ -1,12 +1,12 @@
-"""Fixtures for all tests: the folder of real clips, tiny video files, and tiny autoencoders made on the spot."""
+"""Fixtures for all tests: the folder of real clips, a finished nano run, and tiny video files made on the spot."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_vae import tiny_vae
+from nano_run import make_run
 from torch import Tensor
 
 from pipelines.data.video_file import write_video
@@ -26,21 +26,11 @@ def real_clips(pytestconfig: pytest.Config) -> Path:
 
 
 @pytest.fixture(scope="session")
-def autoencoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with tiny autoencoders, saved as a run saves them: default, plain, no_motion, paper. Only to be read."""
-    folder = tmp_path_factory.mktemp("autoencoders")
-    for variant in ("default", "plain", "no_motion", "paper"):
-        tiny_vae(variant).save_pretrained(folder / variant)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """As nano.yaml says: two threads wait for each other where tests share the machine, and round differently."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def nano_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of runs that holds a finished run of the whole chain at nano size, called nano."""
+    root = tmp_path_factory.mktemp("runs")
+    make_run(root)
+    return root
 
 
 @pytest.fixture

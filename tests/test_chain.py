@@ -4,20 +4,17 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
-import signal
-import subprocess
 import sys
-import time
 from base64 import b64decode
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import nano_run
 import pytest
 import torch
 from einops import rearrange
+from nano_run import command, nano
 from PIL import Image
 
 from pipelines import (
@@ -40,47 +37,20 @@ from pipelines.run.folder import read_jsonl
 from pipelines.run.hashes import hash_folder
 from vae.registry import build_autoencoder
 
-ROOT = Path(__file__).resolve().parents[1]
-LONGEST_WAIT_SECONDS = 240
-pytestmark = pytest.mark.usefixtures("one_thread")
 
-
-def nano(root: Path, *arguments: str) -> Experiment:
-    return nano_run.nano(f"run.root={root}", *arguments)
-
-
-def command(root: Path) -> list[str]:
-    return ["pipelines/chain.py", str(nano_run.NANO), f"run.root={root}"]
-
-
-def start(root: Path, log: Path) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with log.open("w") as file:
-        return subprocess.Popen([sys.executable, *command(root)], cwd=ROOT, stdout=file, stderr=file, env=environment)
-
-
-def wait_for(path: Path, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + LONGEST_WAIT_SECONDS
-    while not path.exists():
-        assert process.poll() is None, (
-            f"the chain ended with {process.returncode} before there was {path}:\n{log.read_text()}"
-        )
-        assert time.monotonic() < deadline, f"no {path}"
-        time.sleep(0.005)
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As nano.yaml says: two threads wait for each other where tests share the machine, and round differently."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(nano_root: Path) -> Path:
     """A finished nano run, killed once while the autoencoder was trained, then started again by the same command."""
-    root = tmp_path_factory.mktemp("runs")
-    first, second = root / "first.log", root / "second.log"
-    process = start(root, first)
-    wait_for(root / "nano" / "train_vae" / "checkpoints" / "step-00000002", process, first)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL, first.read_text()
-    assert not (root / "nano" / "train_vae" / "done.json").exists(), "killed too late to test anything"
-    assert start(root, second).wait() == 0, second.read_text()
-    return root
+    return nano_root
 
 
 @pytest.fixture

@@ -78,8 +78,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def load(root: Path, *arguments: str) -> Experiment:
-    own = [f"run.root={root}", f"evaluate.weights_dir={root / 'weights'}", DATA, *SMALL, *arguments]
-    return nano(*own)
+    return nano(root, f"evaluate.weights_dir={root / 'weights'}", DATA, *SMALL, *arguments)
 
 
 def scores_of(config: Experiment) -> dict:

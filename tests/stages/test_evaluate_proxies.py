@@ -28,7 +28,7 @@ PIXELS, MODEL = (
 def evaluation(tmp_path_factory: pytest.TempPathFactory, autoencoders: Path) -> Evaluation:
     """Eight held-out clips, six generated ones of 16 frames, and an autoencoder."""
     root = tmp_path_factory.mktemp("proxies")
-    config = nano(f"run.root={root}", DATA)
+    config = nano(root, DATA)
     prepare_data.run(config)
     videos = torch.randint(0, 256, (6, 16, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     samples = SampleSet(ClipSet.of(videos), tuple("abcdef"), "content", "", 16)

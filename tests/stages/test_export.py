@@ -104,7 +104,8 @@ def config(tmp_path_factory, autoencoders: Path) -> Experiment:
     folder = tmp_path_factory.mktemp("export")
     tiny_latte(tiny_vae("default").latent_shapes(CLIP), awake=True).save_pretrained(folder / "latte")
     config = nano(
-        *(f"run.root={folder / 'runs'}", f"export.folder={folder / 'export'}", "sample.time_shift=1.5"),
+        folder / "runs",
+        *(f"export.folder={folder / 'export'}", "sample.time_shift=1.5"),
         *(f"sample.vae={autoencoders / 'default'}", f"sample.latte={folder / 'latte'}"),
     )
     export.run(config)
@@ -248,7 +249,7 @@ def test_nothing_else_is_replaced(config: Experiment, tmp_path: Path) -> None:
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "thesis.tex").touch()
     models = (f"sample.vae={config.sample.vae}", f"sample.latte={config.sample.latte}")
-    other = nano(f"run.root={tmp_path}", f"export.folder={tmp_path}", *models)
+    other = nano(tmp_path, f"export.folder={tmp_path}", *models)
     with pytest.raises(ValueError, match="holds other files"):
         export.run(other)
     assert [file.name for file in (tmp_path / "package").iterdir()] == ["thesis.tex"]

@@ -24,7 +24,7 @@ OUTPUTS = ["components.png", "reconstruction.mp4", "scores.json", "side_by_side.
 
 def experiment(root: Path, *arguments: str) -> Experiment:
     given = ["reconstruct.clips_per_file=0", "reconstruct.latent_map=false", "reconstruct.gop.max_frames=5"]
-    return nano(f"run.root={root}", *given, *arguments)
+    return nano(root, *given, *arguments)
 
 
 def results(root: Path, prefix: str = "") -> list[Path]:

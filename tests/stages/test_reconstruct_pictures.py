@@ -24,8 +24,8 @@ from pipelines.parts.reconstruct.pictures import (
 
 def run(root: Path, *arguments: str) -> Path:
     """Calls the stage; the folder of its newest results."""
-    given = [f"run.root={root}", "reconstruct.clips_per_file=0", "reconstruct.save=[]", "data.num_frames=5"]
-    reconstruct.run(nano(*given, *arguments))
+    given = ["reconstruct.clips_per_file=0", "reconstruct.save=[]", "data.num_frames=5"]
+    reconstruct.run(nano(root, *given, *arguments))
     return max((root / "nano" / "reconstruct").glob("*-????????"), key=lambda path: path.stat().st_ctime_ns)
 
 

@@ -58,7 +58,7 @@ def models(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def base(models: Path) -> Experiment:
     own = ["save=[lossless]", "steps=3", "classes=[up,0]", f"vae={models / 'vae'}", f"latte={models / 'latte'}"]
-    return nano(*(f"sample.{argument}" for argument in own))
+    return nano(models, *(f"sample.{argument}" for argument in own))
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from pipelines.train_latte import take_initial_weights
         ("latte.min_snr_gamma=5", "latte.min_snr_gamma"),
     ],
 )
-def test_wrong_options_are_refused_when_they_are_read(argument: str, message: str) -> None:
+def test_wrong_options_are_refused_when_they_are_read(tmp_path: Path, argument: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        nano(argument)
+        nano(tmp_path, argument)
 
 
 def test_it_says_in_one_line_what_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

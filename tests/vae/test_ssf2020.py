@@ -54,7 +54,7 @@ def nano_config(tmp_path):
 
     def make(*arguments):
         options = [
-            *(f"run.root={tmp_path / 'runs'}", "run.name=ssf"),
+            "run.name=ssf",
             *(
                 "motion.loop.steps=1",
                 "vae.loop.steps=1",
@@ -64,7 +64,7 @@ def nano_config(tmp_path):
             ),
             *("vae.deco_vae.motion_module.width=128", "vae.deco_vae.motion_module.downscale=1"),
         ]
-        return nano(*options, *arguments)
+        return nano(tmp_path / "runs", *options, *arguments)
 
     return make
 
