@@ -29,6 +29,7 @@ from pipelines import (
     train_vae,
 )
 from pipelines.data.latent_cache import LatentCache
+from pipelines.data.synthetic import MOTIONS
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.samples import sample_folder
 from pipelines.inputs.scores import scores_folder
@@ -80,7 +81,7 @@ def test_every_stage_leaves_its_record(run_folder: Path) -> None:
         for folder in (run_folder / name).iterdir()
         if folder.is_dir()
     ]
-    assert len(folders) == 8
+    assert {folder.relative_to(run_folder).parts[0] for folder in folders} == {*stages, "sample", "evaluate", "report"}
     for folder in folders:
         done, made = (json.loads((folder / name).read_text()) for name in ("done.json", "provenance.json"))
         assert done["seconds"] > 0 and 0.1 < done["peak_rss_gb"] < 8, folder
@@ -126,18 +127,20 @@ def test_the_page_needs_nothing_beside_itself(run_folder: Path) -> None:
     page = (run_folder / "report" / "index.html").read_text()
     assert len(page) < 15_000_000
     sources = re.findall(r'(?:src|href|data|srcset)="([^"]*)"', page)
-    assert len(sources) == 6 + 1 + 2 * 8 + 3  # clips, colour wheel, classes generated and real, training stages
     assert not re.search(r"<(link|script|iframe|object)|url\(|@import", page)
-    frames = []
+    frames, curves = [], 0
     for source in sources:
         kind, content = re.fullmatch(r"data:image/([a-z+]+);base64,(.*)", source).groups()
         if kind == "svg+xml":
+            curves += 1
             assert b"http:" not in re.sub(
                 rb'(xmlns[:a-z]*|rdf:\w+)="[^"]*"|"http://www.w3.org[^"]*"', b"", b64decode(content)
             )
         else:
             frames.append(getattr(Image.open(io.BytesIO(b64decode(content))), "n_frames", 1))
-    assert sorted(frames) == [1] + [17] * 22
+    assert curves == 3, "one for each training"
+    assert set(frames) == {1, 17}, "the colour wheel stands still, clips have all their frames"
+    assert frames.count(17) > 2 * len(MOTIONS), "each class generated and real, and reconstructed clips"
     for name in ("samples.gif", "components.gif"):
         with Image.open(run_folder / "report" / name) as image:
             assert image.n_frames == 17
@@ -180,7 +183,7 @@ def test_more_steps_go_on_and_another_size_is_refused(root: Path) -> None:
     train_motion.run(nano(root, "run.name=longer", "motion.loop.steps=6"))
     steps = [line["step"] for line in read_jsonl(root / "longer" / "train_motion" / "metrics.jsonl") if "lr" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
-    with pytest.raises(ValueError, match=r"motion_module.width|module.width.*was 8, now 16.*run.name="):
+    with pytest.raises(ValueError, match=r"motion_module.width .*was 8, now 16.*run.name="):
         train_motion.run(nano(root, "run.name=longer", "vae.deco_vae.motion_module.width=16"))
 
 
@@ -195,7 +198,7 @@ def test_samples_with_other_options_have_their_own_folder(root: Path, run_folder
     plan = json.loads((folder / "samples.json").read_text())
     assert [(entry["class"], entry["seed"]) for entry in plan] == [("MoveDown", 100), ("Shrink", 101)]
     assert sorted(path.name for path in (folder / "mp4").iterdir()) == ["00000-MoveDown.mp4", "00001-Shrink.mp4"]
-    with pytest.raises(ValueError, match="is not finished.*chain.py"):
+    with pytest.raises(ValueError, match="not finished.*chain.py"):
         report.run(other)
     evaluate.run(other)  # from mp4 files, and of two classes only: its scores cannot be taken for those of the first
     scores = json.loads((scores_folder(other) / "scores.json").read_text())
@@ -219,16 +222,14 @@ def test_a_cache_of_another_autoencoder_is_refused(root: Path, tmp_path: Path) -
     torch.manual_seed(5)
     build_autoencoder(config.vae).save_pretrained(tmp_path / "other")
     other = nano(root, f"cache.vae={tmp_path / 'other'}")
-    with pytest.raises(ValueError, match=r"made from another vae.*python pipelines/cache_latents.py"):
+    with pytest.raises(ValueError, match=r"another vae.*cache_latents.py"):
         train_latte.run(other)
-    with pytest.raises(ValueError, match=r"made from another vae.*run.name="):
+    with pytest.raises(ValueError, match=r"another vae.*run.name="):
         cache_latents.run(other)
 
 
 def test_the_page_is_of_one_configuration(root: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"train_vae was made with other settings, vae.loop.log_every \(was 1, now 2\)"
-    ):
+    with pytest.raises(ValueError, match=r"train_vae .*vae.loop.log_every \(was 1, now 2\)"):
         report.run(nano(root, "vae.loop.log_every=2"))
 
 
@@ -273,9 +274,9 @@ def test_videos_without_classes(tmp_path: Path, make_file) -> None:
         stage.run(config)
     assert LatentCache(tmp_path / "nano" / "cache_latents" / "latents").classes == ()
     assert [entry["class"] for entry in json.loads((sample_folder(config) / "samples.json").read_text())] == [None] * 2
-    with pytest.raises(ValueError, match="sample.classes is .*trained without classes"):
+    with pytest.raises(ValueError, match="sample.classes .*without classes"):
         sample.run(replace(config, sample=replace(config.sample, classes=("MoveLeft",))))
-    with pytest.raises(ValueError, match="guidance_scale is 2.0, but the model has no classes"):
+    with pytest.raises(ValueError, match="sample.guidance_scale is 2.0.*no classes"):
         sample.run(replace(config, sample=replace(config.sample, guidance_scale=2.0)))
     evaluate.run(config)
     report.run(config)

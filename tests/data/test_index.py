@@ -57,11 +57,11 @@ def test_official_lists_with_crlf(ucf_tree, tmp_path) -> None:
 def test_lists_that_contradict_themselves_are_refused(tmp_path) -> None:
     (tmp_path / "trainlist01.txt").write_text("A/a.avi 1\n")
     (tmp_path / "testlist01.txt").write_text("A/a.avi\n")
-    with pytest.raises(ValueError, match="train list and in the test list"):
+    with pytest.raises(ValueError, match="train list .*test list"):
         read_split_lists(tmp_path, 1)
     (tmp_path / "testlist01.txt").write_text("B/b.avi\n")
     (tmp_path / "classInd.txt").write_text("1 A\n")
-    with pytest.raises(ValueError, match="'B', which classInd.txt lacks"):
+    with pytest.raises(ValueError, match="'B'.*classInd.txt"):
         read_split_lists(tmp_path, 1)
 
 
@@ -168,7 +168,7 @@ def test_nothing_to_train_on_is_an_error(tmp_path, make_file) -> None:
     with pytest.raises(ValueError, match="no file that could be a video"):
         index_of(tmp_path)
     make_file(tmp_path / "a.avi", num_frames=2, height=16, width=16)
-    with pytest.raises(ValueError, match="a.avi: too short"):
+    with pytest.raises(ValueError, match="a.avi.*short"):
         index_of(tmp_path)
 
 

@@ -38,7 +38,7 @@ def test_a_file_that_is_never_read_to_its_end_is_named(config, tmp_path) -> None
     (tmp_path / "videos" / "1.avi").unlink()
     os.mkfifo(tmp_path / "videos" / "1.avi")  # opening it waits for a writer
     started = time.monotonic()
-    with pytest.raises(ValueError, match=r"1\.avi took longer than 0\.5 s .*restore this file"):
+    with pytest.raises(ValueError, match=r"1\.avi .*0\.5 s .*restore"):
         read(index, config)
     assert time.monotonic() - started < 60
 
@@ -52,7 +52,7 @@ def test_a_file_that_crashes_the_decoder_is_named(config, monkeypatch) -> None:
         yield from chunks(path, *arguments)
 
     monkeypatch.setattr(clip_dataset, "frame_chunks", crash)
-    with pytest.raises(ValueError, match=r"2\.avi ended the process that read it .*restore this file"):
+    with pytest.raises(ValueError, match=r"2\.avi .*restore"):
         read(index, config)
 
 
@@ -75,5 +75,5 @@ def test_files_that_end_before_their_header_says_are_told(tmp_path, make_video) 
 
 def test_a_missing_ffmpeg_is_named(tmp_path, make_video, monkeypatch) -> None:
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))
-    with pytest.raises(ValueError, match=r"there is no FFmpeg program .*none.*imageio-ffmpeg"):
+    with pytest.raises(ValueError, match="FFmpeg .*none.*imageio-ffmpeg"):
         write_video(tmp_path / "a.mp4", make_video(3), 25)

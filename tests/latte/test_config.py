@@ -31,7 +31,7 @@ FLAT_RECORD = json.loads("""{
         ({"layout": "sequence"}, "latte.layout"),
         ({"mlp": "relu"}, "latte.mlp"),
         ({"positions": "learned"}, "latte.positions"),
-        ({"size": "custom", "width": 16, "heads": 4, "positions": "rope"}, "at least 6 channels, got 4"),
+        ({"size": "custom", "width": 16, "heads": 4, "positions": "rope"}, "latte.positions rope .*6 channels, got 4"),
         ({"zero_terminal_snr": True}, "latte.zero_terminal_snr"),
         ({"label_dropout": 1.5}, "latte.label_dropout"),
         ({"part_weights": {"motion": 0.0}}, "positive weights"),

@@ -105,7 +105,7 @@ def test_stream_of_every_part():
     names = {part: LatentLayout.build("keyframe_first", DECOUPLED).stream_of(part) for part in DECOUPLED}
     assert names == {"keyframe": "keyframe", "motion": "motion_residual", "residual": "motion_residual"}
     image = LatentLayout.build("tokens", {"keyframe": (6, 1, 4, 4), "motion": (2, 0, 4, 4)})
-    with pytest.raises(ValueError, match="no stream of layout tokens holds a part 'motion'"):
+    with pytest.raises(ValueError, match="layout tokens .*'motion'"):
         image.stream_of("motion")
 
 

@@ -79,7 +79,7 @@ def test_mismatched_or_float_videos_are_refused() -> None:
 
 def test_lpips_without_its_backbone_names_file_source_and_place(tmp_path) -> None:
     assert not lpips_available(tmp_path)
-    with pytest.raises(ValueError, match=r"alexnet-owt-7be5be79.pth.*https://download.pytorch.org"):
+    with pytest.raises(ValueError, match=r"alexnet-owt-7be5be79.pth.*https://"):
         load_lpips(tmp_path)
     (tmp_path / LPIPS_BACKBONES["alex"]).write_bytes(b"not a state dict")
     with pytest.raises(ValueError, match="download it again"):

@@ -126,7 +126,7 @@ def test_kernel_distance_equals_its_double_sum() -> None:
     within_b = sum(kernel(x, y) for i, x in enumerate(b) for j, y in enumerate(b) if i != j) / (9 * 8)
     between = sum(kernel(x, y) for x in a for y in b) / 63
     assert kernel_distance(a, b) == pytest.approx(within_a + within_b - 2 * between, rel=1e-10)
-    with pytest.raises(ValueError, match="2 clips on either side, got 1 and 9"):
+    with pytest.raises(ValueError, match="2 clips.*got 1 and 9"):
         kernel_distance(a[:1], b)
 
 

@@ -51,7 +51,7 @@ def test_named_protocols_state_what_defines_a_number() -> None:
     assert (latte.real_codecs, latte.fake_codecs) == (("jpeg75",), ("h264", "jpeg75")) and latte.real_frame_stride == 3
     assert stylegan_v.real_selection == "sorted" and stylegan_v.real_split == latte.real_split == "all"
     assert videogpt.unbiased_covariance and videogpt.weights_file == "i3d_pretrained_400.pt"
-    with pytest.raises(ValueError, match="fvd16-strict, fvd16-stylegan-v, fvd16-latte, fvd-videogpt, got 'fvd'"):
+    with pytest.raises(ValueError, match="evaluate.protocol.*fvd-videogpt, got 'fvd'"):
         find_protocol("fvd")
     for wrong in ({"protocol": "fvd"}, {"num_videos": -2}, {"num_videos": 1}, {"num_sets": -1}, {"i3d_batch_size": 0}):
         with pytest.raises(ValueError, match=f"evaluate.{next(iter(wrong))}"):
@@ -99,7 +99,7 @@ def test_real_clips_are_a_seeded_draw_without_repetition_or_the_sorted_first() -
     assert drawn == select_real_clips(strict, 50, 20, seed=1) != select_real_clips(strict, 50, 20, seed=2)
     assert len(set(drawn)) == 20 and set(drawn) <= set(range(50))
     assert select_real_clips(sorted_first, 50, 20, seed=1) == list(range(20))
-    with pytest.raises(ValueError, match="wants 2048 real clips, but 50 .* evaluate.num_videos=50"):
+    with pytest.raises(ValueError, match="2048 .*50 .*evaluate.num_videos=50"):
         select_real_clips(strict, 50, 2048, seed=1)
 
 
@@ -130,7 +130,7 @@ def test_sets_are_disjoint_draws_with_the_real_classes() -> None:
     taken, as_reality = draw_sets(labels, 18, 2, seed=4, real_counts={0: 1, 1: 1, 3: 1})
     assert not as_reality and sorted(taken[0] + taken[1]) == list(range(36)), "a class is missing: as they come"
     assert draw_sets([-1] * 5, 5, 1, 0, None)[1] is False
-    with pytest.raises(ValueError, match="5 set.s. of 8 generated videos are wanted, but there are 36"):
+    with pytest.raises(ValueError, match="5 set.*8 generated .*36"):
         draw_sets(labels, 8, 5, 0, None)
 
 
@@ -201,7 +201,7 @@ def test_only_as_many_frames_as_the_protocol_scores_count(extractor: FeatureExtr
     other = clips.clone()
     other[:, 9] = 0
     assert torch.equal(clip_features(clips, extractor, TINY, ()), clip_features(other, extractor, TINY, ()))
-    with pytest.raises(ValueError, match="fvd16-strict scores 16 frames, but the clips have 10"):
+    with pytest.raises(ValueError, match="fvd16-strict .*16 .*10"):
         clip_features(clips, extractor, PROTOCOLS["fvd16-strict"], ())
 
 

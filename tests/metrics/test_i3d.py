@@ -213,7 +213,7 @@ def test_state_dict_files_load_strictly_and_give_equal_features(proxy: Inception
     path = tmp_path / "a" / "i3d_pretrained_400.pt"
     torch.save(proxy.state_dict(), path)
     save_file(proxy.state_dict(), tmp_path / "b" / "i3d_pretrained_400.safetensors")
-    with pytest.raises(ValueError, match="git-blob SHA-1 .* expected a867b87a.*about 51 MB.*VideoGPT"):
+    with pytest.raises(ValueError, match="expected a867b87a.*VideoGPT"):
         load_i3d(tmp_path / "a")
     pickled, tensors = load_i3d(tmp_path / "a", blobs=known(path)), load_i3d(tmp_path / "b")
     assert not pickled.is_proxy and not tensors.is_proxy
@@ -230,13 +230,13 @@ def test_wrong_files_are_refused_in_one_sentence(proxy: InceptionI3D, tmp_path) 
     state.pop("logits.conv3d.bias")
     path = tmp_path / "i3d_pretrained_400.pt"
     torch.save(state, path)
-    with pytest.raises(ValueError, match="i3d_pretrained_400.pt does not hold the 344 tensors.*logits.conv3d.bias"):
+    with pytest.raises(ValueError, match="i3d_pretrained_400.pt .*logits.conv3d.bias"):
         load_i3d(tmp_path, blobs=known(path))
     torch.save({"weights": print}, path)  # a pickle that names a function
-    with pytest.raises(ValueError, match="does not hold the 344 tensors"):
+    with pytest.raises(ValueError, match="344 tensors"):
         load_i3d(tmp_path, blobs=known(path))
     (tmp_path / "i3d_torchscript.pt").write_bytes(b"an error page")
-    with pytest.raises(ValueError, match="git-blob SHA-1 .* expected 93daef59.*only the known one is opened"):
+    with pytest.raises(ValueError, match="expected 93daef59"):
         load_i3d(tmp_path)
 
 
@@ -308,11 +308,9 @@ def test_the_self_check_measures_the_golden_distances(toy: FeatureExtractor) -> 
     assert measured["black_to_white"] == pytest.approx(1600, rel=1e-6)
     assert measured["noise"] == pytest.approx(noise, abs=1e-6)
     assert noise_features(toy, 1, 3).shape == (3, 400)
-    with pytest.raises(
-        ValueError, match="fails its self-check: the distance black_to_white is 1600.0000, expected 151"
-    ):
+    with pytest.raises(ValueError, match="black_to_white is 1600.*expected 151"):
         self_check(toy, Golden(noise_clips=2))
-    with pytest.raises(ValueError, match="self-check: the distance noise"):
+    with pytest.raises(ValueError, match="self-check.*noise"):
         self_check(toy, Golden(black_to_white=1600.0, noise_clips=2))
 
 

@@ -33,7 +33,7 @@ def test_only_the_file_whose_hash_its_name_says_is_opened(
 ) -> None:
     assert not inception_available(tmp_path)
     (tmp_path / inception.INCEPTION_FILE).write_bytes(b"something else")
-    with pytest.raises(ValueError, match="has sha256 .*expected 0cc3c7bd"):
+    with pytest.raises(ValueError, match="expected 0cc3c7bd"):
         load_inception(tmp_path)
     torch.save(network.state_dict(), tmp_path / "weights")
     digits = sha256((tmp_path / "weights").read_bytes()).hexdigest()[:8]

@@ -52,7 +52,7 @@ def test_constant_features_are_left_out_and_counted() -> None:
     value, dimensions = standardised_distance(*map(FeatureStatistics.of, with_constant))
     assert dimensions == 3 and value == pytest.approx(distance(real, fake), rel=1e-9)
     assert proxy_record("x", constant, real[:, :1], {})["value"] is None, "of features that say nothing"
-    with pytest.raises(ValueError, match="2 clips in each, got 20 real and 1"):
+    with pytest.raises(ValueError, match="2 clips.*20 real and 1"):
         distance(real, fake[:1])
 
 
@@ -82,7 +82,7 @@ def test_temporal_energies_are_energies_of_differences() -> None:
             features[0, 3, order - 1], torch.stack([energies.mean().log(), energies.log().mean()])
         )
         torch.testing.assert_close(features[0, :3, order - 1], torch.full((3, 2), math.log(1 / 12)))
-    with pytest.raises(ValueError, match="needs 4 frames of 8 pixels"):
+    with pytest.raises(ValueError, match="4 frames of 8 pixels"):
         temporal_energies(video[:, :3])
 
 
@@ -146,7 +146,7 @@ def test_labels_count_beside_what_the_classifier_sees() -> None:
     assert distance(rows, rows) < 1e-9
     mixed_up = joint_features(classifier, video, (labels + 1) % 4)  # the same videos, and as many of every class
     assert distance(rows[:, :64], mixed_up[:, :64]) < 1e-9 < 0.1 < distance(rows, mixed_up)
-    with pytest.raises(ValueError, match="needs a class in 0..3"):
+    with pytest.raises(ValueError, match=r"0\.\.3"):
         joint_features(classifier, video, labels - 1)
 
 

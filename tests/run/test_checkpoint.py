@@ -105,7 +105,7 @@ def test_damaged_checkpoints_take_no_place_of_intact_ones(tmp_path: Path) -> Non
 def test_all_damaged_is_an_error(tmp_path: Path) -> None:
     save(tmp_path, 1)
     (tmp_path / "step-00000001" / "net.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match="no checkpoint in .* is intact"):
+    with pytest.raises(ValueError, match="no checkpoint .*intact"):
         load_latest(tmp_path)
 
 
@@ -114,7 +114,7 @@ def test_a_full_disk_keeps_what_was_saved(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises(ValueError, match="could not be written .* make room"):
+        with pytest.raises(ValueError, match="written .* make room"):
             save_checkpoint(tmp_path, 2, {"net": {"weight": torch.zeros(100, 100)}}, {}, keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -41,5 +41,5 @@ def test_a_compiled_block_of_latte_changes_nothing():
 def test_a_missing_compiler_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler, and g\+\+ or .* is not found"):
+    with pytest.raises(ValueError, match=r"C\+\+ compiler.*g\+\+"):
         compile_blocks(BlockStack(4, depth=1), ResidualBlock)

@@ -76,15 +76,15 @@ def test_text_options_stay_as_typed(default: Path, text: str) -> None:
         ("net.channels.motion=x", r"net\.channels\.motion"),
         ("net=3", "net"),
         ("net.width.x=3", r"net\.width"),
-        ("net.loop.precision=fp16", r"^net\.loop\.precision is 'fp16', but must be fp32 or bf16"),
+        ("net.loop.precision=fp16", r"^net\.loop\.precision is 'fp16'.*fp32 or bf16"),
         ("net.loop.log_every=0", r"^net\.loop\.log_every is 0"),
         ("run.device=tpu", "^run.device is 'tpu'"),
         ("run.name=../x", "run.name"),
-        ("--steps", r"arguments are CONFIG\.yaml \[overlay\.yaml \.\.\.\] \[key=value \.\.\.\]"),
-        ("--steps=3", r"arguments are CONFIG\.yaml"),
-        ("3", r"arguments are CONFIG\.yaml"),
-        ("=3", r"arguments are CONFIG\.yaml"),
-        ("net..width=3", r"arguments are CONFIG\.yaml"),
+        ("--steps", r"'--steps'.*CONFIG\.yaml \[overlay\.yaml \.\.\.\] \[key=value \.\.\.\]"),
+        ("--steps=3", r"'--steps=3'.*CONFIG\.yaml"),
+        ("3", r"'3'.*CONFIG\.yaml"),
+        ("=3", r"'=3'.*CONFIG\.yaml"),
+        ("net..width=3", r"'net\.\.width=3'.*CONFIG\.yaml"),
     ],
 )
 def test_refused_in_one_sentence(default: Path, argument: str, sentence: str) -> None:
@@ -96,7 +96,7 @@ def test_refused_in_one_sentence(default: Path, argument: str, sentence: str) ->
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("net:\n  width: 3\n rate: 4\n", "line 3 is not valid YAML"),
+        ("net:\n  width: 3\n rate: 4\n", "line 3 .*YAML"),
         ("net:\n  width: [1\n", "not valid YAML"),
         ("net:\n  wdth: 3\n", r"bad\.yaml: net\.wdth: .*Did you mean.*'width'"),
         ("- 1\n- 2\n", "must hold sections"),
@@ -198,11 +198,11 @@ def test_bases_come_first_in_order_and_circles_are_refused(tmp_path: Path) -> No
     run = load_config(Experiment, [str(tmp_path / "third.yaml")], tmp_path / "third.yaml").run
     assert (run.name, run.seed, run.threads) == ("third", 2, 1)
     (tmp_path / "first.yaml").write_text("bases: [third.yaml]\n")
-    with pytest.raises(ValueError, match="names .*third.yaml in bases, which begins with it"):
+    with pytest.raises(ValueError, match="third.yaml in bases"):
         load_config(Experiment, [str(tmp_path / "third.yaml")], tmp_path / "third.yaml")
     (tmp_path / "first.yaml").write_text("bases: third.yaml\n")
-    with pytest.raises(ValueError, match="first.yaml: bases is 'third.yaml', but must be a list of files"):
+    with pytest.raises(ValueError, match="first.yaml: bases is 'third.yaml'.*list"):
         load_config(Experiment, [str(tmp_path / "first.yaml")], tmp_path / "first.yaml")
     (tmp_path / "first.yaml").write_text("bases: [nothing.yaml]\n")
-    with pytest.raises(ValueError, match="there is no configuration file .*nothing.yaml"):
+    with pytest.raises(ValueError, match="no configuration file .*nothing.yaml"):
         load_config(Experiment, [str(tmp_path / "first.yaml")], tmp_path / "first.yaml")

@@ -58,7 +58,7 @@ def test_the_profile_has_the_standard_deviation_asked_for(length):
 
 @pytest.mark.parametrize("length", [0.0, -0.1, 0.3])
 def test_lengths_that_do_not_exist_are_refused(length):
-    with pytest.raises(ValueError, match="choose a share of the training"):
+    with pytest.raises(ValueError, match="share of the training"):
         exponent_of(length)
 
 
@@ -140,5 +140,5 @@ def test_the_weights_fit_the_model_and_lie_between_those_of_the_training(tmp_pat
 
 
 def test_a_run_without_snapshots_is_named(tmp_path):
-    with pytest.raises(ValueError, match="ema_snapshot_every above 0"):
+    with pytest.raises(ValueError, match="ema_snapshot_every"):
         averaged_weights(tmp_path, 0.1)

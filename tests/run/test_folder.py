@@ -39,7 +39,7 @@ def test_lock_is_freed_by_kill_even_when_a_forked_worker_survives(tmp_path: Path
     assert owner.stdout is not None
     worker = int(owner.stdout.readline())
     try:
-        with pytest.raises(ValueError, match="in use by another process.*run.name="):
+        with pytest.raises(ValueError, match="in use.*run.name="):
             make(tmp_path).open({})
         owner.send_signal(signal.SIGKILL)
         owner.wait()
@@ -130,15 +130,15 @@ def test_another_input_is_refused(tmp_path: Path) -> None:
         pass
     with make(tmp_path).open(SETTINGS, inputs={"vae": {"path": "moved/a", "hash": "1"}}):
         pass
-    with pytest.raises(ValueError, match="made from another vae .*content changed: moved/a"):
+    with pytest.raises(ValueError, match="another vae .*content.*moved/a"):
         make(tmp_path).open(SETTINGS, inputs={"vae": {"path": "moved/a", "hash": "2"}})
-    with pytest.raises(ValueError, match="made from another vae .*was moved/a, now runs/b"):
+    with pytest.raises(ValueError, match="another vae .*was moved/a, now runs/b"):
         make(tmp_path).open(SETTINGS, inputs={"vae": {"path": "runs/b", "hash": "2"}})
 
 
 def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="cannot be written .*run.root="):
+    with pytest.raises(ValueError, match="written .*run.root="):
         StageFolder(str(tmp_path / "file"), "demo", "train_vae").open({})
 
 
@@ -184,5 +184,5 @@ def test_models_are_found_in_runs_and_folders(tmp_path: Path) -> None:
     assert resolve_model(str(tmp_path / "other"), here, "train_vae") == other, "never scored: last stands for both"
     assert resolve_model(str(saved), here, "train_vae") == saved
     assert resolve_model(str(exported.parent), here, "train_vae") == exported
-    with pytest.raises(ValueError, match=r"no model of train_latte in .*run pipelines/train_latte\.py first"):
+    with pytest.raises(ValueError, match=r"train_latte .*pipelines/train_latte\.py"):
         resolve_model("", here, "train_latte")

@@ -123,7 +123,7 @@ def test_averaged_weights_without_a_warm_up_keep_the_first_weights(tmp_path: Pat
 
 def test_not_finite_stops_before_the_weights_change(tmp_path: Path) -> None:
     for name, loop in (("whole", LOOP), ("cut", replace(LOOP, micro_batch_size=2))):
-        with pytest.raises(ValueError, match=r"step 7 before updating 'regressor'.*clip0\.avi") as caught:
+        with pytest.raises(ValueError, match=r"step 7 .*'regressor'.*clip0\.avi") as caught:
             run_toy(experiment(tmp_path, name, loop, bad_step=7))
         assert ("clip2.avi" in str(caught.value)) == (name == "whole"), "only the clips of the micro-batch at fault"
         found = load_latest(tmp_path / name / "train_toy" / "checkpoints")
@@ -153,10 +153,10 @@ def test_a_step_that_nobody_waits_for_skips_what_is_not_finite(
         seen[step] = update.take_step(state, gradient)
         moved = any(not torch.equal(x, before[n]) for n, x in task.players["regressor"].state_dict().items())
         assert moved == (step == 6)
-    with pytest.raises(ValueError, match=r"stopped at step 7 before updating 'regressor'.*clip0\.avi"):
+    with pytest.raises(ValueError, match=r"step 7 .*'regressor'.*clip0\.avi"):
         seen[7].read()
     assert seen[6].read().keys() == {"regressor/loss", "regressor/mean_error", "regressor/grad_norm"}
-    with pytest.raises(ValueError, match="step 7 before updating"):
+    with pytest.raises(ValueError, match="step 7"):
         run_toy(config)
     assert load_latest(tmp_path / "bad" / "train_toy" / "checkpoints").step == 5
 
@@ -171,7 +171,7 @@ def test_lack_of_memory_names_the_remedy(tmp_path: Path) -> None:
     folder = StageFolder(str(tmp_path), "one", "train_toy").open({})
     with (
         folder,
-        pytest.raises(ValueError, match="8 samples in this process, 8 at once: give a smaller micro_batch_size"),
+        pytest.raises(ValueError, match="8 samples .*8 at once.*micro_batch_size"),
     ):
         train(HugeTask(config.toy, 0), config.toy.loop, folder, 0, "cpu")
 

@@ -55,7 +55,7 @@ def test_a_checkpoint_is_what_its_manifest_lists_and_nothing_else(tmp_path: Path
     assert load_latest(tmp_path).tensors.keys() == {"net"}
     assert load_step(tmp_path, 3).step == 3
     flip(path / "net.safetensors", -1)
-    with pytest.raises(ValueError, match=r"net.safetensors is not what was written.*same file system"):
+    with pytest.raises(ValueError, match=r"net.safetensors .*same file system"):
         load_step(tmp_path, 3)
 
 
@@ -66,7 +66,7 @@ def test_damaged_models_are_refused_and_last_is_made_again(trained: Path, capfd:
     expected = {name: tensor.clone() for name, tensor in state.items()}  # they are maps of the file
     for name, remedy in (("best", "last/ stands for it"), ("last", "its command writes it again")):
         flip(trained / name / weights, -1)
-        with pytest.raises(ValueError, match=rf"{weights} is not what was written.*remove that folder, then {remedy}"):
+        with pytest.raises(ValueError, match=rf"{weights} .*remove that folder.*{remedy}"):
             resolve_model("", trained.parent, "train_toy", name)
     run_toy(experiment(trained.parents[1]))
     assert "writing" in capfd.readouterr().err
@@ -78,19 +78,19 @@ def test_damaged_models_are_refused_and_last_is_made_again(trained: Path, capfd:
 def test_a_damaged_snapshot_is_named(trained: Path) -> None:
     assert averaged_weights(trained, 0.1)
     flip(trained / "ema" / "step-00000001" / "average-0.1.safetensors", -1)
-    with pytest.raises(ValueError, match=r"step-00000001 is damaged \(average-0.1.safetensors"):
+    with pytest.raises(ValueError, match=r"step-00000001 .*average-0.1.safetensors"):
         averaged_weights(trained, 0.1)
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     StageFolder(str(tmp_path), "one", "stage").open({}).close()
     (tmp_path / "one" / "stage" / "provenance.json").write_text('{"settings": {')
-    with pytest.raises(ValueError, match=r"provenance.json is damaged .*remove this file"):
+    with pytest.raises(ValueError, match=r"provenance.json .*remove"):
         StageFolder(str(tmp_path), "one", "stage").open({})
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"not saved at step 1, because .* is not finite: give a lower lr"):
+    with pytest.raises(ValueError, match=r"step 1.* not finite.* lr"):
         run_toy(experiment(tmp_path, steps=1, lr=float("inf"), ema_snapshot_every=0))
     assert load_latest(tmp_path / "one" / "train_toy" / "checkpoints") is None
     assert not (tmp_path / "one" / "train_toy" / "last").exists()
@@ -106,7 +106,7 @@ def test_lack_of_room_is_found_before_training(tmp_path: Path, monkeypatch: pyte
     assert saved > 4 * parameters * 6
     usage = type("Usage", (), {"free": 4 * parameters * 7 - 1})
     monkeypatch.setattr("pipelines.run.training_state.shutil.disk_usage", lambda path: usage)
-    with pytest.raises(ValueError, match=r"a checkpoint of train_toy takes .* GB are free .*run.root="):
+    with pytest.raises(ValueError, match=r"train_toy .* GB are free .*run.root="):
         run_toy(experiment(tmp_path, steps=4))
 
 

@@ -162,7 +162,7 @@ def test_half_precision_means_take_a_quarter_and_decode_to_the_same_video(wide) 
     psnr = [-10 * ((x - video) / 2).square().mean().log10() for x in decoded]
     assert abs(psnr[0] - psnr[1]) < 0.02
     assert -10 * ((decoded[0] - decoded[1]) / 2).square().mean().log10() > 60
-    with pytest.raises(ValueError, match="holds means only.*moments_fp32"):
+    with pytest.raises(ValueError, match="moments_fp32"):
         half.moments([0])
     with pytest.raises(ValueError, match="another preprocessing"):
         open_cache(replace(config, cache=replace(config.cache, storage="moments_fp32")), index)
@@ -186,7 +186,7 @@ def test_a_cache_that_does_not_fit_on_the_disk_is_refused_before_it_starts(nano)
     arguments, _ = nano
     config = cache_kills.load([*arguments, "run.name=large", "data.resolution=262144"])  # 11 TB
     prepare_data.run(config)
-    with pytest.raises(ValueError, match=r"of 40 clips need .* GB in .*latents, but .* GB are free: free space"):
+    with pytest.raises(ValueError, match=r"40 clips.* GB .*latents.* GB are free"):
         cache_latents.run(config)
     assert not list((Path(config.run.root) / "large" / "cache_latents").rglob("shard-*"))
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from nano_run import NANO, nano
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_latte import tiny_latte
@@ -40,10 +41,8 @@ from pipelines.parts.evaluate.autoencoders import DiffusersAutoencoder, open_aut
 from pipelines.parts.evaluate.context import Evaluation, SampleSet
 from pipelines.parts.evaluate.video_files import check_videos, find_videos
 from pipelines.parts.evaluate.video_scores import score_videos
-from pipelines.run.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
-NANO = Path(__file__).parents[1] / "tiny" / "nano.yaml"
 DATA = "data.shapes={resolution: 32, num_frames: 20, train_per_class: 8, validation_per_class: 2}"
 SMALL = ["evaluate.num_videos=-1", "evaluate.i3d_precision=fp32", "evaluate.proxy_clips=0"]
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore:.*torch.jit.*:FutureWarning")
@@ -79,8 +78,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def load(root: Path, *arguments: str) -> Experiment:
-    own = [f"run.root={root}", f"evaluate.weights_dir={root / 'weights'}", DATA, *SMALL, *arguments]
-    return load_config(Experiment, [str(NANO), *own], NANO)
+    return nano(root, f"evaluate.weights_dir={root / 'weights'}", DATA, *SMALL, *arguments)
 
 
 def scores_of(config: Experiment) -> dict:
@@ -169,9 +167,9 @@ def test_a_compressed_folder_has_an_id_of_its_own(root: Path, tmp_path: Path) ->
         and latte["codec"]["then_fake"] == ["jpeg75"]
         and latte["floor"] is None
     )
-    with pytest.raises(ValueError, match="wants 2048 real clips, but 64 files of split train"):
+    with pytest.raises(ValueError, match="2048 .*64 .*train"):
         evaluate.run(load(root, *options, "evaluate.num_videos=0"))
-    with pytest.raises(ValueError, match="1 set.s. of 50 generated videos are wanted, but there are 6: sample more"):
+    with pytest.raises(ValueError, match="50 generated .*6"):
         evaluate.run(load(root, *options, "evaluate.num_videos=50"))
 
 
@@ -206,18 +204,18 @@ def test_every_kind_of_file_is_read(root: Path, tmp_path: Path) -> None:
 
 
 FAULTS = {
-    "no video.*cannot be scored|broken.mp4 cannot be scored": ("broken.mp4", lambda p: p.write_bytes(b"\0" * 500)),
-    "short.npy has 9 frames, but fvd16-strict scores 16": ("short.npy", lambda p: np.save(p, moving(1, 9).numpy())),
-    "odd.npy is 24 x 24 .* real clips are 32 x 32": ("odd.npy", lambda p: np.save(p, moving(1, 16, 24).numpy())),
-    "float.npy holds float32 .*expected one uint8 array": (
+    "broken.mp4": ("broken.mp4", lambda p: p.write_bytes(b"\0" * 500)),
+    "short.npy .*9 .*fvd16-strict.*16": ("short.npy", lambda p: np.save(p, moving(1, 9).numpy())),
+    "odd.npy .*24 x 24.*32 x 32": ("odd.npy", lambda p: np.save(p, moving(1, 16, 24).numpy())),
+    "float.npy .*float32.*uint8": (
         "float.npy",
         lambda p: np.save(p, np.zeros((16, 4, 4, 3), "f4")),
     ),
-    "cut.npz cannot be read": ("cut.npz", lambda p: p.write_bytes(b"PK\x03\x04")),
-    "pickled.npy cannot be read": ("pickled.npy", lambda p: np.save(p, np.array([print], dtype=object))),
-    "mixes videos of different codecs .lossless, gif": ("other.gif", lambda p: write_gif(p, moving(1), 8)),
-    "7.png cannot be read as a picture": ("7.png", lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n")),
-    "preview.png is .8, 8., but the frames before it": (
+    "cut.npz": ("cut.npz", lambda p: p.write_bytes(b"PK\x03\x04")),
+    "pickled.npy": ("pickled.npy", lambda p: np.save(p, np.array([print], dtype=object))),
+    "codecs.*lossless, gif": ("other.gif", lambda p: write_gif(p, moving(1), 8)),
+    "7.png": ("7.png", lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n")),
+    "preview.png .*8, 8": (
         "preview.png",
         lambda p: [Image.new("RGB", (s, s)).save(p.with_name(n)) for n, s in (("000.png", 32), ("preview.png", 8))],
     ),
@@ -358,10 +356,10 @@ def test_an_autoencoder_pads_what_it_cannot_code_and_refuses_what_is_none(root: 
     video = torch.rand(1, 3, 6, 20, 28) * 2 - 1
     assert DiffusersAutoencoder(network.eval()).components(video)["reconstruction"].shape == video.shape
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
-    with pytest.raises(ValueError, match="holds a UNet2DModel, which is neither"):
+    with pytest.raises(ValueError, match="UNet2DModel"):
         open_autoencoder(tmp_path, torch.device("cpu"))
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKLWan"}))
-    with pytest.raises(ValueError, match="cannot be loaded as AutoencoderKLWan .*safetensors"):
+    with pytest.raises(ValueError, match="AutoencoderKLWan .*safetensors"):
         open_autoencoder(tmp_path, torch.device("cpu"))
 
 
@@ -396,7 +394,7 @@ def test_a_pipeline_is_sampled_and_scored(root: Path, tmp_path: Path) -> None:
     assert scores_of(config)["generation"]["fvd16_record"]["samples"] == record["samples"], "made again, the same"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model_index.json").write_text('{"_class_name": "LattePipeline"}')
-    with pytest.raises(ValueError, match="is a LattePipeline, but only a DecoLattePipeline"):
+    with pytest.raises(ValueError, match="LattePipeline.*DecoLattePipeline"):
         evaluate.run(load(root, f"evaluate.samples={tmp_path / 'other'}"))
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from nano_run import nano
 from tiny_vae import tiny_vae
 
 from pipelines import prepare_data
-from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.index import open_index
 from pipelines.metrics.clip_set import ClipSet
 from pipelines.metrics.frechet import FeatureStatistics
@@ -16,9 +16,7 @@ from pipelines.metrics.proxy_frechet import standardised_distance
 from pipelines.metrics.proxy_temporal import temporal_energies
 from pipelines.parts.evaluate.context import Evaluation, SampleSet
 from pipelines.parts.evaluate.proxy_scores import score_proxies
-from pipelines.run.config import load_config
 
-NANO = Path(__file__).parents[1] / "tiny" / "nano.yaml"
 DATA = "data.shapes={resolution: 32, num_frames: 20, train_per_class: 1, validation_per_class: 1}"
 PIXELS, MODEL = (
     {"proxy_frechet_temporal"},
@@ -27,16 +25,15 @@ PIXELS, MODEL = (
 
 
 @pytest.fixture(scope="module")
-def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+def evaluation(tmp_path_factory: pytest.TempPathFactory, autoencoders: Path) -> Evaluation:
     """Eight held-out clips, six generated ones of 16 frames, and an autoencoder."""
     root = tmp_path_factory.mktemp("proxies")
-    config = load_config(Experiment, [str(NANO), f"run.root={root}", DATA], NANO)
+    config = nano(root, DATA)
     prepare_data.run(config)
     videos = torch.randint(0, 256, (6, 16, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     samples = SampleSet(ClipSet.of(videos), tuple("abcdef"), "content", "", 16)
-    tiny_vae("default").save_pretrained(root / "vae")
     index = open_index(config)
-    return Evaluation(config, index, torch.device("cpu"), root / "scores", samples, root / "vae", False)
+    return Evaluation(config, index, torch.device("cpu"), root / "scores", samples, autoencoders / "default", False)
 
 
 def test_every_distance_has_a_record_with_an_id(evaluation: Evaluation) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nano_run import nano
 from tiny_latte import tiny_latte
 from tiny_vae import tiny_vae
 
@@ -18,11 +19,9 @@ from pipelines.inputs.deco_latte import DecoLattePipeline
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.models import model_paths, resolve_model
 from pipelines.parts.export.model_card import describe_scores, find_scores, without_paths
-from pipelines.run.config import load_config
 from pipelines.run.hashes import hash_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-NANO = ROOT / "tests" / "tiny" / "nano.yaml"
 CLIP = (9, 32, 32)
 
 # One process that begins without this project and finds it later; videos are of two classes and the seeds 3 and 4.
@@ -100,17 +99,15 @@ print(json.dumps(rows))
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory) -> Experiment:
+def config(tmp_path_factory, autoencoders: Path) -> Experiment:
     """An export of tiny models that stand outside any run."""
     folder = tmp_path_factory.mktemp("export")
-    autoencoder = tiny_vae("default")
-    autoencoder.save_pretrained(folder / "vae")
-    tiny_latte(autoencoder.latent_shapes(CLIP), awake=True).save_pretrained(folder / "latte")
-    arguments = [
-        *(str(NANO), f"run.root={folder / 'runs'}", f"export.folder={folder / 'export'}", "sample.time_shift=1.5"),
-        *(f"sample.vae={folder / 'vae'}", f"sample.latte={folder / 'latte'}"),
-    ]
-    config = load_config(Experiment, arguments, NANO)
+    tiny_latte(tiny_vae("default").latent_shapes(CLIP), awake=True).save_pretrained(folder / "latte")
+    config = nano(
+        folder / "runs",
+        *(f"export.folder={folder / 'export'}", "sample.time_shift=1.5"),
+        *(f"sample.vae={autoencoders / 'default'}", f"sample.latte={folder / 'latte'}"),
+    )
     export.run(config)
     return config
 
@@ -251,8 +248,8 @@ def test_scores_are_those_of_the_exported_weights(tmp_path: Path) -> None:
 def test_nothing_else_is_replaced(config: Experiment, tmp_path: Path) -> None:
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "thesis.tex").touch()
-    arguments = [str(NANO), f"run.root={tmp_path}", f"export.folder={tmp_path}", f"sample.vae={config.sample.vae}"]
-    other = load_config(Experiment, [*arguments, f"sample.latte={config.sample.latte}"], NANO)
+    models = (f"sample.vae={config.sample.vae}", f"sample.latte={config.sample.latte}")
+    other = nano(tmp_path, f"export.folder={tmp_path}", *models)
     with pytest.raises(ValueError, match="holds other files"):
         export.run(other)
     assert [file.name for file in (tmp_path / "package").iterdir()] == ["thesis.tex"]

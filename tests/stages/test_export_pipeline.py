@@ -95,10 +95,10 @@ def test_a_scheduler_that_does_not_fit_is_refused() -> None:
     pipe, chain = pipeline(), pipeline(objective="epsilon")
     flow = pipe.scheduler
     pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
-    with pytest.raises(ValueError, match="DDPMScheduler cannot sample .* predicts flow: use FlowMatchEuler"):
+    with pytest.raises(ValueError, match="DDPMScheduler .*flow.*FlowMatchEuler"):
         pipe("left")
     chain.scheduler = flow
-    with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler cannot sample .* epsilon: use DDPM"):
+    with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler .*epsilon.*DDPM"):
         chain("left")
 
 
@@ -211,7 +211,7 @@ def test_an_image_is_the_first_frame() -> None:
     assert np.abs(videos[0, 1:] - videos[1, 1:]).max() > 1 / 255
     with pytest.raises(ValueError, match="clean keyframe"):
         pipeline()("left", image=image)
-    with pytest.raises(ValueError, match="autoencoder with a keyframe, but PlainVAE"):
+    with pytest.raises(ValueError, match="keyframe.*PlainVAE"):
         pipeline(variant="plain", layout="channel")("left", image=image)
 
 
@@ -219,9 +219,9 @@ def test_what_a_user_can_get_wrong_is_one_sentence() -> None:
     pipe = pipeline()
     with pytest.raises(ValueError, match="'jump'.*left, right, up"):
         pipe(["left", "jump"])
-    with pytest.raises(ValueError, match="output_type names gif"):
+    with pytest.raises(ValueError, match="output_type.*gif"):
         pipe("left", output_type="gif")
-    with pytest.raises(ValueError, match="names image_embeds, expected latents"):
+    with pytest.raises(ValueError, match="image_embeds.*latents"):
         pipe("left", callback_on_step_end_tensor_inputs=["image_embeds"])
     with pytest.raises(ValueError, match="guidance_scale is 2.0.*use 1"):
         pipeline(label_dropout=0.0, settings=replace(SETTINGS, guidance_scale=1.0))("left", guidance_scale=2.0)

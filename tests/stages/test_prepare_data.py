@@ -53,7 +53,7 @@ def test_embedded_data_in_one_go_and_again(config, capsys) -> None:
 
 
 def test_moving_shapes_are_never_flipped(config) -> None:
-    with pytest.raises(ValueError, match=r"give data\.root=FOLDER, or data\.flip=false"):
+    with pytest.raises(ValueError, match=r"data\.flip=false"):
         run(with_data(config, flip=True))
     run(config)
     with pytest.raises(ValueError, match="MoveLeft into MoveRight"):

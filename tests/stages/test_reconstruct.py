@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_vae import tiny_vae
+from nano_run import NANO, nano
 
 from pipelines import prepare_data, reconstruct
 from pipelines.data.frame_reader import count_frames
@@ -16,26 +16,15 @@ from pipelines.data.video_file import read_video, to_float, to_uint8
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.index import open_index
 from pipelines.metrics.frame_quality import frame_psnr
-from pipelines.run.config import load_config
 from pipelines.run.stage import main
 from vae.registry import load_autoencoder
 
-NANO = Path(__file__).parents[1] / "tiny" / "nano.yaml"
 OUTPUTS = ["components.png", "reconstruction.mp4", "scores.json", "side_by_side.mp4"]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> Path:
-    """A folder with tiny autoencoders, saved as a run saves them."""
-    folder = tmp_path_factory.mktemp("models")
-    for variant in ("default", "plain", "no_motion", "paper"):
-        tiny_vae(variant).save_pretrained(folder / variant)
-    return folder
 
 
 def experiment(root: Path, *arguments: str) -> Experiment:
     given = ["reconstruct.clips_per_file=0", "reconstruct.latent_map=false", "reconstruct.gop.max_frames=5"]
-    return load_config(Experiment, [str(NANO), f"run.root={root}", *given, *arguments], NANO)
+    return nano(root, *given, *arguments)
 
 
 def results(root: Path, prefix: str = "") -> list[Path]:
@@ -62,8 +51,8 @@ def videos(tmp_path, make_file) -> Path:
     return folder
 
 
-def test_every_file_ends_in_a_video_or_a_reason(tmp_path, videos, models, capfd) -> None:
-    config = experiment(tmp_path, f"reconstruct.input={videos}", f"reconstruct.vae={models / 'default'}",
+def test_every_file_ends_in_a_video_or_a_reason(tmp_path, videos, autoencoders, capfd) -> None:
+    config = experiment(tmp_path, f"reconstruct.input={videos}", f"reconstruct.vae={autoencoders / 'default'}",
                         "reconstruct.protocols=[in_memory,leanvae,wfvae]")  # fmt: skip
     reconstruct.run(config)
     (folder,) = results(tmp_path)
@@ -90,8 +79,8 @@ def test_every_file_ends_in_a_video_or_a_reason(tmp_path, videos, models, capfd)
 
 
 @torch.no_grad()
-def test_scores_are_those_of_the_groups_of_pictures(tmp_path, videos, models) -> None:
-    path = models / "default"
+def test_scores_are_those_of_the_groups_of_pictures(tmp_path, videos, autoencoders) -> None:
+    path = autoencoders / "default"
     reconstruct.run(experiment(tmp_path, f"reconstruct.input={videos / 'a.mp4'}", f"reconstruct.vae={path}"))
     record = json.loads(next(results(tmp_path)[0].rglob("files/*/scores.json")).read_text())
     model, original = load_autoencoder(path), read_video(videos / "a.mp4")
@@ -110,8 +99,12 @@ def test_scores_are_those_of_the_groups_of_pictures(tmp_path, videos, models) ->
     assert record["latent_values_per_frame"] == pytest.approx(latents / 12, abs=0.1)
 
 
-def test_the_same_command_does_only_what_is_missing(tmp_path, videos, models) -> None:
-    arguments = [f"reconstruct.input={videos}", f"reconstruct.vae={models / 'default'}", "reconstruct.save=[figure]"]
+def test_the_same_command_does_only_what_is_missing(tmp_path, videos, autoencoders) -> None:
+    arguments = [
+        f"reconstruct.input={videos}",
+        f"reconstruct.vae={autoencoders / 'default'}",
+        "reconstruct.save=[figure]",
+    ]
     reconstruct.run(experiment(tmp_path, *arguments))
     (folder,) = results(tmp_path)
     files = folder / "files"
@@ -131,10 +124,12 @@ def test_the_same_command_does_only_what_is_missing(tmp_path, videos, models) ->
     assert json.loads((folder / "done.json").read_text())["outputs"] == {"files": 3, "unreadable": 3}
 
 
-def test_other_options_have_a_folder_of_their_own(tmp_path, videos, models) -> None:
+def test_other_options_have_a_folder_of_their_own(tmp_path, videos, autoencoders) -> None:
     base = [f"reconstruct.input={videos / 'class'}", "reconstruct.save=[]"]
     for variant, option in (("default", "max_frames=3"), ("default", "resolution=16"), ("plain", "resolution=16")):
-        reconstruct.run(experiment(tmp_path, *base, f"reconstruct.vae={models / variant}", f"reconstruct.{option}"))
+        reconstruct.run(
+            experiment(tmp_path, *base, f"reconstruct.vae={autoencoders / variant}", f"reconstruct.{option}")
+        )
     folders = results(tmp_path, "class")
     assert len(folders) == 3
     cut, small, plain = (json.loads((path / "scores.json").read_text())["files"][0] for path in folders)
@@ -144,8 +139,8 @@ def test_other_options_have_a_folder_of_their_own(tmp_path, videos, models) -> N
 
 
 @pytest.mark.parametrize(("variant", "tile_size"), [("plain", -1), ("no_motion", 64), ("paper", -1)])
-def test_every_kind_of_autoencoder(tmp_path, videos, models, variant: str, tile_size: int) -> None:
-    given = [f"reconstruct.input={videos / 'a.mp4'}", f"reconstruct.vae={models / variant}"]
+def test_every_kind_of_autoencoder(tmp_path, videos, autoencoders, variant: str, tile_size: int) -> None:
+    given = [f"reconstruct.input={videos / 'a.mp4'}", f"reconstruct.vae={autoencoders / variant}"]
     reconstruct.run(experiment(tmp_path, *given, f"reconstruct.tile_size={tile_size}"))
     (folder,) = results(tmp_path)
     assert sorted(path.name for path in (folder / "files" / "a.mp4").iterdir()) == OUTPUTS
@@ -153,12 +148,12 @@ def test_every_kind_of_autoencoder(tmp_path, videos, models, variant: str, tile_
     assert (components["psnr_keyframe"] is None) == (variant == "plain")
 
 
-def test_names_that_are_long_or_no_text(tmp_path, make_file, models, capfd) -> None:
+def test_names_that_are_long_or_no_text(tmp_path, make_file, autoencoders, capfd) -> None:
     folder, long_name, bad_name = tmp_path / "videos", "x" * 240 + ".mp4", os.fsdecode(b"\xff.mp4")
     make_file(folder / long_name[-20:], num_frames=2, height=24, width=24)
     shutil.copy(folder / long_name[-20:], folder / bad_name)
     (folder / long_name[-20:]).rename(folder / long_name)
-    reconstruct.run(experiment(tmp_path, f"reconstruct.input={folder}", f"reconstruct.vae={models / 'plain'}"))
+    reconstruct.run(experiment(tmp_path, f"reconstruct.input={folder}", f"reconstruct.vae={autoencoders / 'plain'}"))
     (results_folder,) = results(tmp_path)
     summary = json.loads((results_folder / "scores.json").read_text())
     ended = [*(record["file"] for record in summary["files"]), *(entry["file"] for entry in summary["unreadable"])]
@@ -167,11 +162,11 @@ def test_names_that_are_long_or_no_text(tmp_path, make_file, models, capfd) -> N
     assert "x" * 40 in capfd.readouterr().out and "x" * 40 in (results_folder / "index.html").read_text()
 
 
-def test_held_out_files_of_the_run(tmp_path, models, make_file) -> None:
+def test_held_out_files_of_the_run(tmp_path, autoencoders, make_file) -> None:
     for seed in range(3):
         make_file(tmp_path / "data" / f"{seed}.mp4", num_frames=6, height=32, width=32, seed=seed)
     given = [f"data.root={tmp_path / 'data'}", "data.num_frames=5", "reconstruct.save=[side_by_side]"]
-    config = experiment(tmp_path, f"reconstruct.vae={models / 'default'}", *given)
+    config = experiment(tmp_path, f"reconstruct.vae={autoencoders / 'default'}", *given)
     with pytest.raises(ValueError, match="no clip index"):
         reconstruct.run(config)
     prepare_data.run(config)
@@ -186,29 +181,29 @@ def test_held_out_files_of_the_run(tmp_path, models, make_file) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["reconstruct.input=nowhere.mp4"], "reconstruct.input 'nowhere.mp4' does not exist; give a video file"),
-        (["reconstruct.save=[gif]"], "reconstruct.save names 'gif', expected some of side_by_side"),
-        (["reconstruct.protocols=[lean]"], "one or more of in_memory, leanvae, wfvae"),
-        (["reconstruct.chunk_frames=6"], "must be a multiple of 4"),
-        (["reconstruct.tile_size=100"], "must be a multiple of 64"),
-        (["reconstruct.exchange=[one.mp4]"], r"must name two: \[A,B\]"),
-        (["reconstruct.exchange=[one.mp4,two.mp4]"], "names 'one.mp4', which is no file"),
-        (["reconstruct.vae=nowhere"], "there is no model of train_vae in nowhere"),
+        (["reconstruct.input=nowhere.mp4"], "reconstruct.input 'nowhere.mp4'"),
+        (["reconstruct.save=[gif]"], "reconstruct.save .*'gif'.*side_by_side"),
+        (["reconstruct.protocols=[lean]"], "reconstruct.protocols .*lean.*in_memory, leanvae, wfvae"),
+        (["reconstruct.chunk_frames=6"], "reconstruct.chunk_frames is 6.* 4"),
+        (["reconstruct.tile_size=100"], "reconstruct.tile_size is 100.* 64"),
+        (["reconstruct.exchange=[one.mp4]"], "reconstruct.exchange .*1 .*two"),
+        (["reconstruct.exchange=[one.mp4,two.mp4]"], "reconstruct.exchange .*'one.mp4'"),
+        (["reconstruct.vae=nowhere"], "train_vae .*nowhere"),
     ],
 )
-def test_mistakes_are_answered_in_one_sentence(tmp_path, models, capsys, arguments, message) -> None:
-    model = [f"reconstruct.vae={models / 'default'}", f"run.root={tmp_path}"]
+def test_mistakes_are_answered_in_one_sentence(tmp_path, autoencoders, capsys, arguments, message) -> None:
+    model = [f"reconstruct.vae={autoencoders / 'default'}", f"run.root={tmp_path}"]
     with pytest.raises(SystemExit) as end:
         call(*model, *arguments)
     assert end.value.code == 2
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_nothing_that_can_be_reconstructed_is_an_error(tmp_path, videos, models, capsys) -> None:
+def test_nothing_that_can_be_reconstructed_is_an_error(tmp_path, videos, autoencoders, capsys) -> None:
     for name in ("a.mp4", "-one frame.mp4", "class/b.avi"):
         (videos / name).unlink()
     with pytest.raises(SystemExit) as end:
-        call(f"run.root={tmp_path}", f"reconstruct.input={videos}", f"reconstruct.vae={models / 'plain'}")
+        call(f"run.root={tmp_path}", f"reconstruct.input={videos}", f"reconstruct.vae={autoencoders / 'plain'}")
     assert end.value.code == 2
     assert "none of 3 files in" in capsys.readouterr().err
     assert len(json.loads((results(tmp_path)[0] / "scores.json").read_text())["unreadable"]) == 3

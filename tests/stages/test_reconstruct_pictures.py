@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from nano_run import nano
 from PIL import Image
 from tiny_vae import clip, tiny_vae
 
 from pipelines import reconstruct
 from pipelines.data.frame_reader import count_frames
 from pipelines.data.video_file import read_video, to_uint8
-from pipelines.inputs.experiment import Experiment
 from pipelines.parts.reconstruct.exchange import exchanged
 from pipelines.parts.reconstruct.pictures import (
     SMALLEST_SHOWN,
@@ -20,32 +20,20 @@ from pipelines.parts.reconstruct.pictures import (
     drawn_components,
     side_by_side,
 )
-from pipelines.run.config import load_config
-
-NANO = Path(__file__).parents[1] / "tiny" / "nano.yaml"
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> Path:
-    """A folder with tiny autoencoders, saved as a run saves them."""
-    folder = tmp_path_factory.mktemp("models")
-    for variant in ("default", "plain"):
-        tiny_vae(variant).save_pretrained(folder / variant)
-    return folder
 
 
 def run(root: Path, *arguments: str) -> Path:
     """Calls the stage; the folder of its newest results."""
-    given = [f"run.root={root}", "reconstruct.clips_per_file=0", "reconstruct.save=[]", "data.num_frames=5"]
-    reconstruct.run(load_config(Experiment, [str(NANO), *given, *arguments], NANO))
+    given = ["reconstruct.clips_per_file=0", "reconstruct.save=[]", "data.num_frames=5"]
+    reconstruct.run(nano(root, *given, *arguments))
     return max((root / "nano" / "reconstruct").glob("*-????????"), key=lambda path: path.stat().st_ctime_ns)
 
 
-def test_latent_map_of_two_autoencoders(tmp_path, make_file, models, capsys) -> None:
+def test_latent_map_of_two_autoencoders(tmp_path, make_file, autoencoders, capsys) -> None:
     for name in "ab":
         make_file(tmp_path / "in" / f"{name}.mp4", num_frames=11, height=40, width=48, seed=ord(name))
-    arguments = [f"reconstruct.input={tmp_path / 'in'}", f"reconstruct.vae={models / 'default'}",
-                 f"reconstruct.compare_with={models / 'plain'}"]  # fmt: skip
+    arguments = [f"reconstruct.input={tmp_path / 'in'}", f"reconstruct.vae={autoencoders / 'default'}",
+                 f"reconstruct.compare_with={autoencoders / 'plain'}"]  # fmt: skip
     folder = run(tmp_path, *arguments)
     clouds = json.loads((folder / "latent_map.json").read_text())["clouds"]
     assert list(clouds) == ["DeCoVAE (default)", "PlainVAE (plain)"]
@@ -64,30 +52,30 @@ def test_latent_map_of_two_autoencoders(tmp_path, make_file, models, capsys) -> 
     assert (folder / "latent_map.png").stat().st_mtime_ns == before, "done once"
 
 
-def test_files_too_short_for_a_latent_map(tmp_path, make_file, models, capsys) -> None:
+def test_files_too_short_for_a_latent_map(tmp_path, make_file, autoencoders, capsys) -> None:
     make_file(tmp_path / "a.mp4", num_frames=3, height=32, width=32)
-    folder = run(tmp_path, f"reconstruct.input={tmp_path / 'a.mp4'}", f"reconstruct.vae={models / 'default'}")
+    folder = run(tmp_path, f"reconstruct.input={tmp_path / 'a.mp4'}", f"reconstruct.vae={autoencoders / 'default'}")
     assert not (folder / "latent_map.png").exists()
     assert "no latent map" in capsys.readouterr().out
 
 
-def test_exchange_of_two_files(tmp_path, make_file, models) -> None:
+def test_exchange_of_two_files(tmp_path, make_file, autoencoders) -> None:
     make_file(tmp_path / "a.mp4", num_frames=9, height=40, width=64, seed=1)
     make_file(tmp_path / "b.mp4", num_frames=7, height=64, width=48, seed=2)
     given = [f"reconstruct.exchange=[{tmp_path / 'a.mp4'},{tmp_path / 'b.mp4'}]"]
-    folder = run(tmp_path, *given, f"reconstruct.vae={models / 'default'}")
+    folder = run(tmp_path, *given, f"reconstruct.vae={autoencoders / 'default'}")
     assert folder.name.startswith("exchange-a-b-")
     assert json.loads((folder / "done.json").read_text())["outputs"] == {"height": 40, "width": 48, "frames": 7}
     assert count_frames(folder / "exchange.mp4", "av") == 7
     for file in ("exchange.gif", "exchange.png"):
         with Image.open(folder / file) as picture:
             assert picture.width > 200
-    with pytest.raises(ValueError, match=r"this PlainVAE codes video: name another with reconstruct.vae="):
-        run(tmp_path, *given, f"reconstruct.vae={models / 'plain'}")
+    with pytest.raises(ValueError, match="PlainVAE .*reconstruct.vae="):
+        run(tmp_path, *given, f"reconstruct.vae={autoencoders / 'plain'}")
     (tmp_path / "c.mp4").write_bytes(b"no video")
-    with pytest.raises(ValueError, match="c.mp4 cannot be read"):
+    with pytest.raises(ValueError, match="c.mp4"):
         run(tmp_path, f"reconstruct.exchange=[{tmp_path / 'a.mp4'},{tmp_path / 'c.mp4'}]",
-            f"reconstruct.vae={models / 'default'}")  # fmt: skip
+            f"reconstruct.vae={autoencoders / 'default'}")  # fmt: skip
 
 
 @torch.no_grad()
@@ -147,7 +135,7 @@ def test_the_error_is_drawn_four_times_as_strong_and_black_where_there_is_none()
     assert error.sum() == 120
 
 
-def test_real_files_end_in_a_video_or_a_reason(tmp_path, real_clips, models) -> None:
+def test_real_files_end_in_a_video_or_a_reason(tmp_path, real_clips, autoencoders) -> None:
     """Original UCF-101, raw MPEG-4 that decord cannot open, WebM, and everything that is broken."""
     inputs = tmp_path / "real"
     inputs.mkdir()
@@ -155,7 +143,7 @@ def test_real_files_end_in_a_video_or_a_reason(tmp_path, real_clips, models) -> 
     for name in ("ucf101/Fencing/v_Fencing_g01_c01.avi", "ucf101_reencoded/Basketball/v_Basketball_g07_c04.mp4",
                  "clips/big_buck_bunny_432_433.webm"):  # fmt: skip
         (inputs / Path(name).name).symlink_to(real_clips / name)
-    folder = run(tmp_path, f"reconstruct.input={inputs}", f"reconstruct.vae={models / 'default'}",
+    folder = run(tmp_path, f"reconstruct.input={inputs}", f"reconstruct.vae={autoencoders / 'default'}",
                  "reconstruct.max_frames=5", "reconstruct.resolution=32", "reconstruct.save=[reconstruction]",
                  "reconstruct.latent_map=false", "data.probe_seconds=120")  # fmt: skip
     summary = json.loads((folder / "scores.json").read_text())

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
+from nano_run import nano
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_latte import tiny_latte, tiny_records
@@ -24,12 +25,10 @@ from pipelines.inputs.first_frame import choose_first_frames, hash_first_frames,
 from pipelines.inputs.models import load_latte, model_paths
 from pipelines.inputs.samples import sample_folder, set_name
 from pipelines.parts.sample.plan import plan_samples
-from pipelines.run.config import load_config
 from pipelines.run.ema_snapshots import PowerAverages
 from pipelines.run.ranks import disconnect
 
 ROOT = Path(__file__).resolve().parents[2]
-NANO = ROOT / "tests" / "tiny" / "nano.yaml"
 CLIP = (9, 32, 32)
 
 
@@ -59,7 +58,7 @@ def models(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def base(models: Path) -> Experiment:
     own = ["save=[lossless]", "steps=3", "classes=[up,0]", f"vae={models / 'vae'}", f"latte={models / 'latte'}"]
-    return load_config(Experiment, [str(NANO), *(f"sample.{argument}" for argument in own)], NANO)
+    return nano(models, *(f"sample.{argument}" for argument in own))
 
 
 @pytest.fixture
@@ -177,7 +176,7 @@ def test_first_frames_of_a_folder_go_to_the_videos_of_their_class(tmp_path: Path
     (tmp_path / "up/c.png").write_bytes(content)
     assert hash_first_frames(str(tmp_path)) != known, "another picture of the same name and size makes other videos"
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="broken.png cannot be read as an image"):
+    with pytest.raises(ValueError, match="broken.png"):
         read_first_frame(tmp_path / "broken.png", 20)
 
 
@@ -189,7 +188,7 @@ def test_an_interpolation_begins_at_one_seed_and_ends_at_the_other(configure) ->
     assert difference(first, start) <= 1 and difference(last, end) <= 1
     assert min(difference(middle, first), difference(middle, last)) > 1
     assert set_name(arc).startswith("interpolation-")
-    with pytest.raises(ValueError, match="holds 1 seeds, but must hold two"):
+    with pytest.raises(ValueError, match="sample.interpolate .*1 .*two"):
         configure(interpolate=(7,))
 
 
@@ -201,7 +200,7 @@ def test_previews_are_drawn_without_decoding(configure, models: Path) -> None:
     with Image.open(folder / "step-00003.gif") as picture:
         assert picture.n_frames == 3 and picture.size[0] > 3 * 16
     without = configure(preview_every=2)
-    with pytest.raises(ValueError, match="no latent-to-RGB probe.*cache_latents"):
+    with pytest.raises(ValueError, match="probe.*cache_latents"):
         sample.run(without)
     assert set_name(without) == set_name(configure()), "previews change no video"
 

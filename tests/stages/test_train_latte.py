@@ -4,31 +4,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from nano_run import nano
 from tiny_latte import tiny_latte
 
-from pipelines.inputs.experiment import Experiment
-from pipelines.run.config import load_config
 from pipelines.train_latte import take_initial_weights
-
-NANO = Path(__file__).resolve().parents[1] / "tiny" / "nano.yaml"
 
 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("latte.size=M/2", "latte.size is 'M/2', expected custom or S, B, L, XL"),
-        ("latte.layout=sequence", "latte.layout is 'sequence', expected one of keyframe_first, channel, tokens"),
-        ("latte.attention=flash", "latte.attention"),
-        ("latte.mlp=relu", "latte.mlp"),
-        ("latte.positions=learned", "latte.positions"),
-        ("latte.objective=score", "latte.objective"),
         ("latte.label_dropout=1", "latte.label_dropout"),
         ("latte.min_snr_gamma=5", "latte.min_snr_gamma"),
     ],
 )
-def test_wrong_options_are_refused_when_they_are_read(argument: str, message: str) -> None:
+def test_wrong_options_are_refused_when_they_are_read(tmp_path: Path, argument: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        load_config(Experiment, [str(NANO), argument], NANO)
+        nano(tmp_path, argument)
 
 
 def test_it_says_in_one_line_what_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,11 +95,11 @@ def test_full_sizes(config, count, shape):
 
 
 def test_bad_options_are_refused():
-    with pytest.raises(ValueError, match="vae.gan.discriminator.kind is 'clips', expected one of frames, video"):
+    with pytest.raises(ValueError, match="vae.gan.discriminator.kind is 'clips'.*frames, video"):
         DiscriminatorConfig(kind="clips")
-    with pytest.raises(ValueError, match="width 12 and num_layers 3, but must have a width that is a multiple of 8"):
+    with pytest.raises(ValueError, match="width 12 .*multiple of 8"):
         DiscriminatorConfig(width=12)
-    with pytest.raises(ValueError, match="vae.gan.weighting is 'auto', expected one of constant, adaptive"):
+    with pytest.raises(ValueError, match="vae.gan.weighting is 'auto'.*constant, adaptive"):
         GanConfig(weighting="auto")
 
 

@@ -168,13 +168,13 @@ def test_a_decoupled_clip_is_shown_component_by_component():
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 32, 32), (1, 3, 5, 30, 32)])
 def test_a_training_clip_that_needs_padding_is_refused(shape):
-    with pytest.raises(ValueError, match=r"must have 4n \+ 1 frames"):
+    with pytest.raises(ValueError, match=r"4n \+ 1"):
         tiny_vae("default")(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 32, 32), (1, 1, 5, 32, 32), (1, 3, 0, 32, 32)])
 def test_what_is_no_video_is_refused(shape):
-    with pytest.raises(ValueError, match=r"must be \(b, 3, t, h, w\)"):
+    with pytest.raises(ValueError, match=r"\(b, 3, t, h, w\)"):
         tiny_vae("default").encode(torch.zeros(shape))
 
 
@@ -217,9 +217,9 @@ def test_parameter_counts_of_the_paper():
 
 
 def test_unknown_names_and_folders_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="vae.name is 'iv', expected one of deco_vae, plain_vae"):
+    with pytest.raises(ValueError, match="vae.name is 'iv'.*deco_vae, plain_vae"):
         build_autoencoder(AutoencoderConfig(name="iv"))
     with pytest.raises(ValueError, match="holds no autoencoder"):
         load_autoencoder(tmp_path)
-    with pytest.raises(ValueError, match="shared_projection needs equal latent_channels"):
+    with pytest.raises(ValueError, match="shared_projection .*latent_channels"):
         DecoVaeConfig(shared_projection=True)

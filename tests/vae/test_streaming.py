@@ -42,7 +42,7 @@ def gop_starts(model, parts, gop):
 def test_a_chunk_that_ends_within_a_latent_frame_must_be_the_last(lengths):
     model, video = tiny_vae("default").eval(), clip(1, sum(lengths), 16, 16)
     for code in (model.encode_chunks, model.component_chunks):
-        with pytest.raises(ValueError, match=r"chunk \d of a video has \d+ frames.*rechunk"):
+        with pytest.raises(ValueError, match=r"chunk \d .*\d+ frames.*rechunk"):
             list(code(video.split(lengths, dim=2)))
 
 
@@ -60,7 +60,7 @@ def test_rechunked_frames_are_the_same_frames(sizes, chunk_frames):
 
 @pytest.mark.parametrize("chunk_frames", [0, 2, 17, -4])
 def test_chunks_that_would_cut_a_latent_frame_are_refused(chunk_frames):
-    with pytest.raises(ValueError, match=f"chunk_frames is {chunk_frames}, expected a multiple of 4"):
+    with pytest.raises(ValueError, match=f"chunk_frames is {chunk_frames}.*4"):
         next(rechunk([clip()], chunk_frames))
 
 
@@ -165,7 +165,7 @@ def test_a_gop_is_decoded_from_its_keyframe_on():
     model = tiny_vae("default")
     pieces = list(encode_stream(model, [clip(1, 17)], chunk_frames=8))
     assert len(list(decode_stream(model, pieces[:1]))) == 1
-    with pytest.raises(ValueError, match="starts at frame 0 lack frame 0: give them in order, from its keyframe on"):
+    with pytest.raises(ValueError, match="lack frame 0.*keyframe"):
         list(decode_stream(model, pieces[1:]))
 
 
@@ -223,7 +223,7 @@ def test_a_keyframe_left_behind_slowly_is_replaced():
 
 
 def test_adaptive_keyframes_need_one_video_at_a_time():
-    with pytest.raises(ValueError, match="one video at a time, got a batch of 2"):
+    with pytest.raises(ValueError, match="one video.*2"):
         next(encode_stream(tiny_vae("plain"), [clip(2)], GopConfig(adaptive=True)))
 
 

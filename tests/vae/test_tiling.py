@@ -95,5 +95,5 @@ def test_a_network_that_sees_less_than_the_overlap_differs_only_by_rounding_at_t
 
 @pytest.mark.parametrize(("tile_size", "overlap"), [(64, 64), (64, 0), (64, -8), (0, 0)])
 def test_impossible_tiles_are_refused(tile_size, overlap):
-    with pytest.raises(ValueError, match="overlap must be above 0 and below tile_size"):
+    with pytest.raises(ValueError, match="overlap .*tile_size"):
         Tiling(tile_size, overlap)

@@ -202,17 +202,17 @@ def test_a_clip_that_is_not_finite_stops_before_the_weights(bad):
     state = TrainingState(task, loop, Path(), torch.device("cpu"))
     before = {name: p.clone() for name, p in task.players["vae"].named_parameters()}
     task.prepare_step(7)
-    with pytest.raises(ValueError, match=r"stopped at step 7 before updating 'vae'.*clips: bad.mp4\)"):
+    with pytest.raises(ValueError, match=r"step 7 .*'vae'.*bad.mp4"):
         take_step(state, accumulate_gradient(state, "vae", item, Draws(0, "test", 7, [0, 1]), 7))
     assert all(torch.equal(before[name], p) for name, p in task.players["vae"].named_parameters())
     assert state.optimizers["vae"].state == {}
 
 
 def test_perceptual_loss_needs_its_backbone(tmp_path):
-    with pytest.raises(ValueError, match=f"needs the VGG16 weights {VGG_FILE}.*put the file there"):
+    with pytest.raises(ValueError, match=f"{VGG_FILE}.*put"):
         vae_task(losses=LossConfig(weights_dir=str(tmp_path)))
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / VGG_FILE)
-    with pytest.raises(ValueError, match="is not a torchvision VGG16"):
+    with pytest.raises(ValueError, match="VGG16"):
         PerceptualLoss(str(tmp_path))
 
 
