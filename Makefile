@@ -1,6 +1,7 @@
 # make demo: the whole chain on the embedded data set, ending in runs/demo/report/index.html
 # make test, make lint: the tests; style and types
-# make docs: the options in docs/stages and the picture of docs/architecture.md, after options or files were renamed
+# make studies: the command of every page in docs/results, as small as it gets (five minutes)
+# make docs: what is generated in docs/: options of the stages, the picture, which results earlier code made
 # make faults: kills, full disks, damaged files and the like, hundreds of them; writes docs/results/faults.md (up to 90 minutes)
 # Each makes .venv from requirements.lock when it is not there, when the lock changed, or when an install was cut short.
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 help:
-	@sed -n '1,5s/^# //p' Makefile
+	@sed -n '1,6s/^# //p' Makefile
 
 demo: .venv/project
 	$(BIN)/python pipelines/chain.py configs/demo.yaml
@@ -16,12 +17,16 @@ demo: .venv/project
 test: .venv/project
 	$(BIN)/python -m pytest
 
+studies: .venv/project
+	$(BIN)/python -m pytest -m studies
+
 faults: .venv/project
 	$(BIN)/python tests/faults/run.py
 
 docs: .venv/project
 	$(BIN)/python docs/stage_pages.py
 	$(BIN)/python docs/architecture_picture.py
+	$(BIN)/python -m pipelines.studies.stale
 
 lint: .venv/project
 	$(BIN)/ruff check .
@@ -47,4 +52,4 @@ lint: .venv/project
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.PHONY: help demo test faults docs lint
+.PHONY: help demo test studies faults docs lint

@@ -36,6 +36,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.studies
 @pytest.mark.parametrize("name", MEASURED)
 def test_the_command_of_every_page_runs_at_tiny_size(name: str, made_clips: Path, tmp_path: Path) -> None:
     study = load_study(name)
