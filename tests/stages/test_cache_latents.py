@@ -172,7 +172,7 @@ def test_previews_follow_the_clips(wide) -> None:
     """Random weights suffice for clips that the probe was fitted to: a picture resembles its own clip most."""
     config = cache_kills.load(wide)
     index = open_index(config)
-    cache = LatentCache(cache_latents.run_path(config) / "cache_latents" / "latents")
+    cache = LatentCache(cache_kills.latents(wide))
     clips = fixed_clips(config, index, "train")
     chosen = [0, 8]  # of two files
     pictures = latent_preview(cache.latents(chosen, whiten=False), cache.parts)
