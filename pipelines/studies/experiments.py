@@ -1,7 +1,6 @@
 """The experiments that several studies begin with: their options, made tiny where asked, and their autoencoder."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from pipelines import prepare_data, train_motion, train_vae
@@ -64,8 +63,3 @@ def train_autoencoder(config: Experiment) -> None:
     if train_motion.STAGE in training_stages(config):
         train_motion.run(config)
     train_vae.run(config)
-
-
-def with_run(config: Experiment, name: str, seed: int) -> Experiment:
-    """The same experiment as another run."""
-    return replace(config, run=replace(config.run, name=name, seed=seed))
