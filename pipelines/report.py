@@ -38,8 +38,10 @@ from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.index import open_index
 from pipelines.inputs.models import model_paths
 from pipelines.inputs.run_paths import run_path
+from pipelines.inputs.samples import NOT_IN_NAME as FREE_IN_SAMPLES
 from pipelines.inputs.samples import read_samples, sample_folder
-from pipelines.inputs.scores import NOT_IN_NAME, SCORES_FILE, scores_folder
+from pipelines.inputs.scores import NOT_IN_NAME as FREE_IN_SCORES
+from pipelines.inputs.scores import SCORES_FILE, scores_folder
 from pipelines.inputs.training_stages import training_stages
 from pipelines.metrics.clip_set import evenly_spaced
 from pipelines.metrics.declared import ALWAYS, IF_MEASURED, RECONSTRUCTION, declared_metrics, scores_among
@@ -56,6 +58,8 @@ from vae.registry import load_autoencoder
 
 STAGE, EVALUATE = "report", "evaluate"
 TEMPLATES = Path(__file__).parent / "parts" / "report"
+# Options that change how samples and scores are made, not which ones.
+FREE = {"sample": FREE_IN_SAMPLES, EVALUATE: FREE_IN_SCORES}
 LEADERBOARD = "leaderboard"  # below run.root
 SECTIONS = ("data", "motion", "vae", "cache", "latte", "sample", "evaluate", "run")
 NUM_CLIPS, NUM_CLASSES, VIDEOS_PER_CLASS = 6, 16, 4
@@ -114,10 +118,12 @@ def read_stages(config: Experiment) -> dict[str, dict[str, Any]]:
         if not (path / "done.json").exists():
             raise ValueError(f"{path} is not finished: run python pipelines/chain.py with the same configuration")
         made = json.loads((path / "provenance.json").read_text())
-        wanted = select(config, [section for section in SECTIONS if section in made["settings"] and section != "run"])
-        if stage == EVALUATE:
-            wanted[EVALUATE] |= {name: made["settings"][EVALUATE][name] for name in NOT_IN_NAME}
-        if changed := differences({section: made["settings"][section] for section in wanted}, wanted):
+        sections = [section for section in SECTIONS if section in made["settings"] and section != "run"]
+        wanted = select(config, sections)
+        before = as_today(made["settings"], select(Experiment(), sections))
+        for section in FREE.keys() & wanted.keys():
+            wanted[section] |= {name: before[section][name] for name in FREE[section]}
+        if changed := differences(before, wanted):
             raise ValueError(
                 f"{path} was made with other settings, {', '.join(changed)}: run python pipelines/chain.py with this "
                 "configuration first"
@@ -125,6 +131,16 @@ def read_stages(config: Experiment) -> dict[str, dict[str, Any]]:
         done = json.loads((path / "done.json").read_text())
         stages[stage] = {name: done[name] for name in ("seconds", "peak_rss_gb")} | {"git_commit": made["git_commit"]}
     return stages
+
+
+def as_today(made: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that an earlier version wrote: new options at their defaults, without those that there are no longer."""
+    return {
+        name: as_today(made.get(name, {}), default)
+        if isinstance(default, Mapping) and default
+        else made.get(name, default)
+        for name, default in defaults.items()
+    }
 
 
 def differences(made: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:

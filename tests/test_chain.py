@@ -183,7 +183,7 @@ def test_more_steps_go_on_and_another_size_is_refused(root: Path) -> None:
     train_motion.run(nano(root, "run.name=longer", "motion.loop.steps=6"))
     steps = [line["step"] for line in read_jsonl(root / "longer" / "train_motion" / "metrics.jsonl") if "lr" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
-    with pytest.raises(ValueError, match=r"motion_module.width .*was 8, now 16.*run.name="):
+    with pytest.raises(ValueError, match=r"module.width .*was 8, now 16.*run.name="):
         train_motion.run(nano(root, "run.name=longer", "vae.deco_vae.motion_module.width=16"))
 
 

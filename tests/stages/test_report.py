@@ -22,7 +22,7 @@ from pipelines.data.pictures import (
 from pipelines.metrics.declared import declared_metrics
 from pipelines.parts.report.curves import PANELS, Panel, draw_curves
 from pipelines.parts.report.texts import bars, headline
-from pipelines.report import differences, score_table, summarise
+from pipelines.report import as_today, differences, score_table, summarise
 
 SCORES = {
     "reconstruction": {
@@ -168,3 +168,10 @@ def test_every_training_stage_has_words(stage: str) -> None:
     from pipelines.parts.report.texts import CURVES
 
     assert CURVES[stage]
+
+
+def test_settings_of_an_earlier_version_are_compared_as_today() -> None:
+    made = {"latte": {"depth": 6, "part_weights": {"motion": 2.0}, "loop": {"steps": 5, "gone": 0}}}
+    defaults = {"latte": {"depth": 8, "part_weights": {}, "loop": {"steps": 1, "new": 0}}}
+    today = {"latte": {"depth": 6, "part_weights": {"motion": 2.0}, "loop": {"steps": 5, "new": 0}}}
+    assert as_today(made, defaults) == today
