@@ -55,5 +55,5 @@ def describe(config: Experiment) -> str:
 
 
 if __name__ == "__main__":
-    sections = ("data", "motion", "vae", "cache", "latte", "sample", "evaluate", "run")
+    sections = ("data", "motion", "vae", "cache", "latte", "sample", "evaluate", "weights", "run")
     main(STAGE, run, Experiment, sections, describe)

@@ -237,9 +237,8 @@ def check_needs(needs: dict[str, Any]) -> Iterator[Finding]:
         if file["present"] and not file["wrong"]:
             yield Finding(OK, f"{file['present']} is there")
             continue
-        text = file["wrong"] or f"{file['path']} is missing: for {file['use']}"
-        mend = f"curl -L --create-dirs -o {file['path']} '{file['from']}'"
-        yield Finding(PROBLEM if file["needed"] else NOTE, text, mend)
+        text = file["wrong"] or f"the weights {file['name']} are missing: for {file['use']}"
+        yield Finding(PROBLEM if file["needed"] else NOTE, text, file["command"])
 
 
 def check_folder(folder: Path, needed_bytes: int) -> Iterator[Finding]:

@@ -160,4 +160,4 @@ def printed_table(scores: Mapping[str, Mapping[str, Any]], options: Mapping[str,
 
 
 if __name__ == "__main__":
-    main(STAGE, run, Experiment, ("data", "cache", "sample", "evaluate", "run"))
+    main(STAGE, run, Experiment, ("data", "cache", "sample", "evaluate", "weights", "run"))

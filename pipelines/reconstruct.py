@@ -149,4 +149,4 @@ def describe(config: Experiment) -> str:
 
 
 if __name__ == "__main__":
-    main(STAGE, run, Experiment, ("reconstruct", "data", "evaluate", "run"), describe)
+    main(STAGE, run, Experiment, ("reconstruct", "data", "evaluate", "weights", "run"), describe)

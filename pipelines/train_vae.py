@@ -4,6 +4,7 @@ Clips + motion module -> autoencoder; two-phase decoupled adaptation (DeCo-VAE 3
 """
 
 import torch
+from torch import nn
 
 from pipelines.data.clip_index import ClipIndex
 from pipelines.inputs.clips import fixed_batches, training_batches
@@ -11,6 +12,7 @@ from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.index import DATA_MAY_CHANGE, index_input, open_index
 from pipelines.inputs.models import load_motion_module, resolve_model, take_weights
 from pipelines.inputs.run_paths import run_path
+from pipelines.metrics.lpips_distance import load_lpips
 from pipelines.parts.train_vae.previews import write_preview
 from pipelines.run.compilation import compile_blocks
 from pipelines.run.folder import StageFolder
@@ -25,7 +27,7 @@ from vae.trainer import VaeTask
 
 STAGE = "train_vae"
 MAY_CHANGE = (
-    "vae.losses.weights_dir",
+    "vae.losses.weights_dir",  # older runs recorded it
     "vae.gradient_checkpointing",
     "vae.compile",
     "vae.loop.num_workers",
@@ -50,9 +52,10 @@ def run(config: Experiment) -> None:
                 section.motion_from, run_path(config), module.config["architecture"]
             )
             take_weights(module, source, inputs["motion module"]["path"])
-    settings = select(config, ("data", "vae", "run"))
+    settings, defaults = (select(settings, ("data", "vae", "run")) for settings in (config, Experiment()))
     folder = StageFolder(config.run.root, config.run.name, STAGE)
-    with folder.open(settings, inputs, (*may_change("vae.loop"), *DATA_MAY_CHANGE, *MAY_CHANGE)):
+    may = (*may_change("vae.loop"), *DATA_MAY_CHANGE, *MAY_CHANGE)
+    with folder.open(settings, inputs, may, defaults=defaults):
         train(build_task(config, index, model), section.loop, folder, config.run.seed, config.run.device)
         folder.finish()
 
@@ -73,7 +76,19 @@ def build_task(config: Experiment, index: ClipIndex, model: VideoAutoencoder) ->
         training_batches(config, index, section.loop, STAGE),
         validation,
         lambda ema, path, step: write_preview(ema, next(iter(validation()))["video"], path, step),
+        perceptual=perceptual_loss(config),
     )
+
+
+def perceptual_loss(config: Experiment) -> nn.Module | None:
+    """LPIPS from weights.folder, None where it has no weight in the loss. ValueError where its file is missing."""
+    losses = config.vae.losses
+    if not losses.perceptual:
+        return None
+    try:
+        return load_lpips(config.weights.folder, losses.perceptual_network)
+    except ValueError as error:
+        raise ValueError(f"vae.losses.perceptual: {error}; or train without it, vae.losses.perceptual=0") from error
 
 
 def describe(config: Experiment) -> str:
@@ -91,4 +106,4 @@ def describe(config: Experiment) -> str:
 
 
 if __name__ == "__main__":
-    main(STAGE, run, Experiment, ("data", "vae", "run"), describe)
+    main(STAGE, run, Experiment, ("data", "vae", "weights", "run"), describe)

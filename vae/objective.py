@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from vae.choices import check_choices
 from vae.discriminator import DiscriminatorConfig
 from vae.interface import Coded
 from vae.losses import pixel_l1, psnr, wavelet_l1
-from vae.perceptual import PerceptualLoss, perceptual_frames, take_frames
+from vae.perceptual import perceptual_frames, take_frames
 
 Draws = Callable[[str], list[torch.Generator]]
 
@@ -23,9 +24,12 @@ class LossConfig:
     l1: float = 4.0  # L1 of the video on the scale [-0.5, 0.5]
     wavelet_low: float = 0.2  # L1 of the low Haar band of every component; without it the components lose their meaning
     wavelet_high: float = 0.4  # L1 of the high Haar bands of every component
-    perceptual: float = 4.0  # LPIPS-VGG on 5 frames of each clip; needs the VGG16 weights in weights_dir
+    perceptual: float = 4.0  # LPIPS on 5 frames of each clip; needs the network's file in weights.folder
+    perceptual_network: str = "vgg"  # vgg (VGG16, as papers train) | alex (AlexNet, cheaper)
     kl: float = 1e-7  # KL divergence, summed over the latents of a clip
-    weights_dir: str = "weights"  # folder with downloaded backbones
+
+    def __post_init__(self) -> None:
+        check_choices(self, "vae.losses", perceptual_network=("vgg", "alex"))
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,12 @@ def pixel_loss(terms: dict[str, torch.Tensor], config: LossConfig) -> torch.Tens
 
 
 def reconstruction_objective(
-    coded: Coded, video: torch.Tensor, config: LossConfig, perceptual: PerceptualLoss | None, draws: Draws
+    coded: Coded, video: torch.Tensor, config: LossConfig, perceptual: nn.Module | None, draws: Draws
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Everything of Eq. 9 but the adversarial term.
 
-    video: (b, 3, t, h, w) in [-1, 1]. Returns the scalar loss and its terms, unweighted, with the PSNR of the batch.
+    video: (b, 3, t, h, w) in [-1, 1]. perceptual: LPIPS of images (n, 3, h, w) in [-1, 1], None where it has no weight.
+    Returns the scalar loss and its terms, unweighted, with the PSNR of the batch.
     """
     terms = {"l1": pixel_l1(coded.reconstruction, video)}
     loss = config.l1 * terms["l1"]
@@ -67,7 +72,8 @@ def reconstruction_objective(
             loss = loss + config.wavelet_low * low + config.wavelet_high * high
     if perceptual is not None:
         frames = perceptual_frames(video, draws("perceptual frames"))
-        terms["perceptual"] = perceptual(take_frames(coded.reconstruction, frames), take_frames(video, frames))
+        decoded, target = take_frames(coded.reconstruction, frames), take_frames(video, frames)
+        terms["perceptual"] = perceptual(decoded, target).mean()
         loss = loss + config.perceptual * terms["perceptual"]
     if config.kl:
         terms["kl"] = torch.stack([posterior.kl().mean() for posterior in coded.posterior.values()]).sum()

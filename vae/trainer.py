@@ -14,7 +14,6 @@ from vae.adversary import Adversary
 from vae.interface import VideoAutoencoder
 from vae.losses import psnr
 from vae.objective import Draws, GanConfig, LossConfig, pixel_loss, reconstruction_objective
-from vae.perceptual import PerceptualLoss
 
 
 class VaeTask:
@@ -36,15 +35,20 @@ class VaeTask:
         batches: Callable[[int], Iterator[dict]],
         validation: Callable[[], Iterable[dict]],
         preview: Callable[[VideoAutoencoder, Path, int], None],
+        perceptual: nn.Module | None = None,
     ) -> None:
-        """`batches(first_step)` yields training batches, `validation()` the same fixed batches every time."""
+        """`batches(first_step)` yields training batches, `validation()` the same fixed batches every time.
+
+        perceptual: LPIPS, frozen; it must be there where losses.perceptual is not 0.
+        """
+        assert (perceptual is not None) == bool(losses.perceptual), "LPIPS is there if and only if it has a weight"
         self.losses, self.gan, self.adaptation = losses, gan, adaptation
         self.batches, self.validation, self.preview = batches, validation, preview
         self.players: dict[str, nn.Module] = {"vae": model}
         self.adversary = Adversary(gan) if gan.weight else None
         if self.adversary is not None:
             self.players["discriminator"] = self.adversary.discriminator
-        self.perceptual = PerceptualLoss(losses.weights_dir) if losses.perceptual else None
+        self.perceptual = perceptual
 
     def prepare_step(self, step: int) -> list[str]:
         """Freeze and unfreeze for the phase of this step; the discriminator plays from its start step on."""

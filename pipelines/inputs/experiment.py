@@ -12,6 +12,7 @@ from pipelines.inputs.options.reconstruct import ReconstructSection
 from pipelines.inputs.options.report import ReportSection
 from pipelines.inputs.options.sample import SampleSection
 from pipelines.inputs.options.vae import VaeSection
+from pipelines.inputs.options.weights import WeightsSection
 from pipelines.run.folder import RunConfig
 
 
@@ -29,4 +30,5 @@ class Experiment:
     evaluate: EvaluateSection = field(default_factory=EvaluateSection)
     report: ReportSection = field(default_factory=ReportSection)
     export: ExportSection = field(default_factory=ExportSection)
+    weights: WeightsSection = field(default_factory=WeightsSection)
     run: RunConfig = field(default_factory=RunConfig)

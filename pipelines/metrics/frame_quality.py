@@ -1,26 +1,15 @@
-"""Quality of reconstructions frame by frame: PSNR, SSIM and LPIPS between uint8 videos."""
-
-import warnings
-from pathlib import Path
+"""Quality of reconstructions frame by frame: PSNR and SSIM between uint8 videos."""
 
 import torch
 from einops import rearrange, reduce
-from torch import Tensor, nn
-
-from pipelines.metrics.declared import LOWER, RECONSTRUCTION, Metric, declare
+from torch import Tensor
 
 SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
 MAX_PSNR = 100.0  # dB given to identical videos (MSE 0), the cap of the LeanVAE and WF-VAE scores
-LPIPS_BACKBONES = {  # LPIPS network -> torchvision file of its backbone; alex is what published video VAE scores use
-    "alex": "alexnet-owt-7be5be79.pth",
-    "vgg": "vgg16-397923af.pth",
-}
-for name, network in {"lpips_alex": "AlexNet", "lpips_vgg": "VGG16"}.items():
-    meaning = f"Perceptual distance (LPIPS, {network}) of the reconstruction. Lower is better."
-    declare(Metric(name, meaning, LOWER, "{clips} held-out clips", RECONSTRUCTION))
 
 
-def _check_pair(a_uint8: Tensor, b_uint8: Tensor) -> None:
+def check_pair(a_uint8: Tensor, b_uint8: Tensor) -> None:
+    """ValueError unless both are uint8 videos (n, t, h, w, 3) of one shape."""
     if a_uint8.shape != b_uint8.shape or a_uint8.ndim != 5 or {a_uint8.dtype, b_uint8.dtype} != {torch.uint8}:
         raise ValueError(
             f"frame quality compares two uint8 videos (n, t, h, w, 3) of one shape, got {a_uint8.dtype} "
@@ -43,13 +32,13 @@ def _squared_error(a_uint8: Tensor, b_uint8: Tensor) -> Tensor:
 
 def psnr(a_uint8: Tensor, b_uint8: Tensor) -> Tensor:
     """a_uint8, b_uint8: (n, t, h, w, 3) uint8 -> (n,) dB, from the MSE of the whole clip; identical clips give 100."""
-    _check_pair(a_uint8, b_uint8)
+    check_pair(a_uint8, b_uint8)
     return _decibel(reduce(_squared_error(a_uint8, b_uint8), "n t -> n", "mean"))
 
 
 def frame_psnr(a_uint8: Tensor, b_uint8: Tensor) -> Tensor:
     """a_uint8, b_uint8: (n, t, h, w, 3) uint8 -> (n, t) dB of every frame; its mean is the PSNR most papers print."""
-    _check_pair(a_uint8, b_uint8)
+    check_pair(a_uint8, b_uint8)
     return _decibel(_squared_error(a_uint8, b_uint8))
 
 
@@ -58,7 +47,7 @@ def ssim(a_uint8: Tensor, b_uint8: Tensor) -> Tensor:
 
     Wang et al. 2004: Gaussian window 11 x 11, sigma 1.5, valid positions only, K = (0.01, 0.03), mean of R, G and B.
     """
-    _check_pair(a_uint8, b_uint8)
+    check_pair(a_uint8, b_uint8)
     if min(a_uint8.shape[2:4]) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs frames of at least 11 x 11, got {tuple(a_uint8.shape[2:4])}; use larger frames.")
     pairs = zip(a_uint8, b_uint8, strict=True)  # frame by frame: what is added up fits into the processor's cache
@@ -91,51 +80,3 @@ def _window_mean(x: Tensor) -> Tensor:
             mean.add_(x.narrow(axis, start, length), alpha=weight)
         x = mean
     return x
-
-
-def lpips_available(weights_dir: str | Path, network: str = "alex") -> bool:
-    """Whether `weights_dir` holds the backbone file that LPIPS on `network` (alex or vgg) needs."""
-    return network in LPIPS_BACKBONES and (Path(weights_dir) / LPIPS_BACKBONES[network]).is_file()
-
-
-def load_lpips(weights_dir: str | Path, network: str = "alex") -> nn.Module:
-    """LPIPS (Zhang et al. 2018, version 0.1) with the backbone from `weights_dir`, frozen and in eval mode.
-
-    Raises ValueError when the file is absent or is another network: a random backbone is never used.
-    """
-    if network not in LPIPS_BACKBONES:
-        raise ValueError(f"LPIPS network is one of {', '.join(LPIPS_BACKBONES)}, got {network!r}; choose one of them.")
-    name = LPIPS_BACKBONES[network]
-    path = Path(weights_dir) / name
-    if not path.is_file():
-        raise ValueError(
-            f"LPIPS needs {name}, which is not in {weights_dir}: download https://download.pytorch.org/models/{name} "
-            "and put it there."
-        )
-    import lpips
-
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # lpips calls torchvision by arguments that torchvision deprecates
-        model = lpips.LPIPS(net=network, pnet_rand=True, verbose=False).eval()
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        # lpips cuts torchvision's `features` into slices and keeps the layer numbers.
-        for key in model.net.state_dict():
-            layer = key.split(".", maxsplit=1)[1]
-            model.net.get_parameter(key).data.copy_(state[f"features.{layer}"])
-    except Exception as error:  # not a state dict, another network, a broken file
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} is not torchvision's {name} ({reason}); download it again.") from error
-    return model.requires_grad_(False)
-
-
-@torch.inference_mode()
-def lpips_distance(model: nn.Module, a_uint8: Tensor, b_uint8: Tensor) -> Tensor:
-    """model: from `load_lpips`, on any device; a_uint8, b_uint8: (n, t, h, w, 3) uint8 -> (n,), mean over frames."""
-    _check_pair(a_uint8, b_uint8)
-    device = next(model.parameters()).device
-    distances = []
-    for a, b in zip(a_uint8, b_uint8, strict=True):
-        pair = [rearrange(video, "t h w c -> t c h w").to(device).float() / 127.5 - 1 for video in (a, b)]
-        distances.append(model(*pair).mean().cpu())
-    return torch.stack(distances)

@@ -11,7 +11,7 @@ from pipelines.metrics.codec_round_trip import codec_round_trip
 from pipelines.metrics.declared import IF_MEASURED, ITS_RECORD, LOWER, Metric, declare
 from pipelines.metrics.frechet import FeatureStatistics, frechet_distance
 from pipelines.metrics.fvd_protocols import FvdProtocol, deviations, score_id
-from pipelines.metrics.i3d_weights import FeatureExtractor
+from pipelines.metrics.i3d_weights import FeatureExtractor, weights_word
 from pipelines.metrics.kernel_distance import kernel_distance
 
 CHUNK = 256  # features whose statistics are merged one after the other
@@ -86,7 +86,7 @@ def fvd_record(
         frechet_distance(real_statistics, stream_statistics(fake), protocol.unbiased_covariance) for fake in fake_sets
     ]
     return {
-        "id": score_id(protocol, words, extractor.is_proxy),
+        "id": score_id(protocol, words, weights_word(extractor.weights_file, extractor.weights_hash)),
         "name": ("proxy_fvd" if extractor.is_proxy else "fvd") + str(protocol.num_frames),
         "value": fmean(values),
         "std": stdev(values) if num_sets > 1 else None,
@@ -98,7 +98,6 @@ def fvd_record(
         "protocol": asdict(protocol),
         "weights_file": extractor.weights_file,
         "weights_hash": extractor.weights_hash,
-        "bn_eps": extractor.bn_eps,
         "precision": extractor.precision,
         "num_videos": num_videos,
         "num_real": num_videos,

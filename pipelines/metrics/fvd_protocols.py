@@ -14,7 +14,7 @@ class FvdProtocol:
     num_frames: int = 16  # frames 0..num_frames-1 of every clip are scored
     num_clips: int = 2048  # real clips, and generated clips per set; the distance is biased upward when there are fewer
     num_sets: int = 1  # fresh sets of generated clips; value and std are over these
-    weights_file: str = "i3d_torchscript.pt"  # the public file that the network's weights come from
+    weights_file: str = "i3d_torchscript.pt"  # of the network, a name of i3d_weights.BN_EPS
     real_split: str = "train"  # split that the real clips come from: "train" | "all" = train and validation
     real_selection: str = "permutation"  # "permutation": a seeded draw without repetition | "sorted": the first files
     real_start: str = "random"  # where a clip starts in its file: "random", seeded | "first": frame 0
@@ -31,7 +31,15 @@ class FvdProtocol:
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        FvdProtocol("fvd16-strict", num_sets=5, needs_lossless=True, class_prior="empirical", floor=True),
+        # Ours: the weights of TensorFlow's original, nothing between pixels and network but the resize.
+        FvdProtocol(
+            "fvd16-strict",
+            num_sets=5,
+            weights_file="i3d_kinetics400.safetensors",
+            needs_lossless=True,
+            class_prior="empirical",
+            floor=True,
+        ),
         # StyleGAN-V's scripts: both folders hold JPEG frames; the first 2048 of all sorted files, stride 1.
         FvdProtocol(
             "fvd16-stylegan-v",
@@ -87,14 +95,18 @@ def deviations(
     words += [f"sets{num_sets}"] if num_sets != protocol.num_sets else []
     words += ["own-classes"] if missed_prior else []
     words += [precision] if precision != "fp32" else []
-    stem = weights_file.partition(".")[0]
-    words += [stem] if stem not in ("", protocol.weights_file.partition(".")[0]) else []
+    words += ["other-weights"] if weights_file not in ("", protocol.weights_file) else []
     return words
 
 
-def score_id(protocol: FvdProtocol, words: Sequence[str], is_proxy: bool) -> str:
-    """The name under which numbers may be compared: the protocol's, and what deviates from it."""
-    return "-".join([("proxy_" if is_proxy else "") + protocol.name, *words])
+def score_id(protocol: FvdProtocol, words: Sequence[str], weights: str) -> str:
+    """The name under which numbers may be compared: the protocol's, the weights, and what deviates from it.
+
+    weights: from `i3d_weights.weights_word`, "" for the proxy.
+    """
+    known = weights == protocol.weights_file.partition(".")[0]  # published scores are those of the named file
+    named = [weights] if weights and not known else []
+    return "-".join([protocol.name if weights else f"proxy_{protocol.name}", *named, *words])
 
 
 def codecs_left(codecs: tuple[str, ...], codec: str) -> tuple[str, ...]:

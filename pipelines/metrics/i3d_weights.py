@@ -1,7 +1,7 @@
 """Finds, verifies and loads I3D weights; without a file, builds the stated proxy: the same network, random weights."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,32 +12,17 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from pipelines.metrics.i3d import MIN_FRAMES, InceptionI3D, preprocess
+from pipelines.metrics.weight_files import FILES, checked_hash, how_to_fetch, read_tensors
 
-# Git-blob SHA-1 of the public files: two repositories that carry them agree. Nothing else of these names is opened.
-KNOWN_BLOBS = {
-    "i3d_torchscript.pt": "93daef59c7ae0e9e8f76225521407e60cbafa6aa",
-    "i3d_pretrained_400.pt": "a867b87ac3a9097d200598b1d48a1b890d8ec744",
-}
 TORCHSCRIPT_FILE = "i3d_torchscript.pt"
-STATE_DICT_FILES = ("i3d_pretrained_400.safetensors", "i3d_pretrained_400.pt")
-I3D_FILES = (TORCHSCRIPT_FILE, *STATE_DICT_FILES)
-WHERE_FROM = {
-    "i3d_torchscript.pt": "about 51 MB, linked from the project universome/fvd-comparison of StyleGAN-V's authors",
-    "i3d_pretrained_400.pt": "about 51 MB, of the projects VideoGPT and TATS",
-}
+# File -> epsilon of its batch norms: TensorFlow's original has 1e-3, VideoGPT's port computed its scores with 1e-5,
+# TorchScript has it inside.
+BN_EPS = {"i3d_kinetics400.safetensors": 1e-3, TORCHSCRIPT_FILE: None, "i3d_pretrained_400.pt": 1e-5}
+PROXY_BN_EPS = 1e-5
 PRECISIONS = ("fp32", "bf16")
 PROXY_SEED = 16
 PROXY_TAPS = slice(2, 5)  # of 7, so that frames beyond the clip's ends, which are 0, meet few of them
 PROXY_CLIP_SHAPE = (3, 16, 112, 112)  # (c, t, h, w) of a calibration clip
-
-
-def git_blob_sha1(path: Path) -> str:
-    """SHA-1 of the file at `path` as git hashes a blob: over the header "blob <size>\\0" and the bytes."""
-    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -46,9 +31,8 @@ class FeatureExtractor:
 
     network: nn.Module
     weights_file: str  # name of the file that was loaded, "" for the proxy
-    weights_hash: str  # git-blob SHA-1 of that file; for the proxy "random-" and a SHA-256 of its weights
+    weights_hash: str  # `weight_files.content_hash` of that file; for the proxy "random-" and SHA-256 of its weights
     is_proxy: bool  # fixed random weights: scores carry the name proxy_fvd16
-    bn_eps: float | None  # None for TorchScript, which fixes it inside
     precision: str = "fp32"  # "bf16": convolutions in bf16, about twice as fast on CPU, recorded in every result
     batch_size: int = 4  # clips per forward pass
 
@@ -100,76 +84,62 @@ def full_precision() -> Iterator[None]:
 
 
 def load_i3d(
-    weights_dir: str | Path,
-    bn_eps: float = 1e-5,
+    folder: str | Path,
     precision: str = "fp32",
     batch_size: int = 4,
     device: torch.device | str = "cpu",
-    preferred: str = TORCHSCRIPT_FILE,
-    blobs: Mapping[str, str] = KNOWN_BLOBS,
+    preferred: str = "",
 ) -> FeatureExtractor:
-    """Load I3D from `weights_dir`, or build the proxy (is_proxy=True) when none of its files is there.
+    """Load I3D from `folder`, or build the proxy (is_proxy=True) when none of its files is there.
 
-    Looked for: `preferred` (what a protocol wants), then i3d_torchscript.pt, i3d_pretrained_400.safetensors,
-    i3d_pretrained_400.pt. `bn_eps` is for state dicts only: 1e-5 for the public file, 1e-3 for weights ported from
-    tf-hub. A TorchScript network always runs in fp32, as published scores did. blobs: the git-blob SHA-1 that files of
-    these names must have. Raises ValueError when a file is there but is not what its name says.
+    Looked for: `preferred` (what a protocol wants), then the files of BN_EPS in their order. A TorchScript network
+    always runs in fp32, as published scores did. Raises ValueError when a file is there but is not what its name says.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"I3D precision is fp32 or bf16, got {precision!r}; set one of the two.")
-    folder = Path(weights_dir)
-    found = [folder / name for name in (preferred, *I3D_FILES) if (folder / name).is_file()]
-    if not found:
-        network = build_proxy(bn_eps)
+    names = filter(None, (preferred, *BN_EPS))
+    path = next((path for name in names if (path := Path(folder) / name).is_file()), None)
+    if path is None:
+        network = build_proxy(PROXY_BN_EPS)
         weights_file, weights_hash = "", hash_weights(network)
     else:
-        weights_file, weights_hash = found[0].name, git_blob_sha1(found[0])
-        check_blob(found[0], weights_hash, blobs)
+        weights_file, weights_hash = path.name, checked_hash(path)
         if weights_file == TORCHSCRIPT_FILE:
-            script = torch.jit.load(found[0], map_location="cpu").to(device).eval()
-            return FeatureExtractor(script, weights_file, weights_hash, False, None, "fp32", batch_size)
-        network = _load_state_dict(found[0], bn_eps)
+            script = torch.jit.load(path, map_location="cpu").to(device).eval()
+            return FeatureExtractor(script, weights_file, weights_hash, False, "fp32", batch_size)
+        network = _load_state_dict(path)
     if precision == "bf16":  # batch norm takes bf16 activations with its own fp32 statistics
         for name, module in network.named_modules():
             if isinstance(module, nn.Conv3d) and not name.startswith("logits"):
                 module.bfloat16()
     network.to(device).eval()
-    return FeatureExtractor(network, weights_file, weights_hash, not found, bn_eps, precision, batch_size)
+    return FeatureExtractor(network, weights_file, weights_hash, path is None, precision, batch_size)
 
 
-def check_blob(path: Path, got: str, blobs: Mapping[str, str]) -> None:
-    """ValueError where the file's git-blob SHA-1 is known and is not `got`."""
-    expected = blobs.get(path.name, got)
-    if got != expected:
-        raise ValueError(
-            f"{path} has git-blob SHA-1 {got}, expected {expected}: it is cut short or another file, and only the "
-            f"known one is opened; fetch it again ({WHERE_FROM[path.name]}) or remove it from {path.parent}"
-        )
+def weights_word(weights_file: str, weights_hash: str) -> str:
+    """How ids of scores name the weights: the file's name, for ours with the first digits of its hash; "" = proxy."""
+    stem = weights_file.partition(".")[0]
+    return f"i3d-{weights_hash[:8]}" if weights_file == FILES["i3d"][0] else stem
 
 
-def absent_weights(weights_dir: str | Path, name: str) -> str:
-    """One sentence for who has no I3D weights: which file, how large, where from, where to put it."""
+def absent_weights(folder: str | Path) -> str:
+    """One sentence for who has no I3D weights."""
     return (
-        f"there are no I3D weights: put {name} ({WHERE_FROM[name]}; git-blob SHA-1 {KNOWN_BLOBS[name]}) into "
-        f"{weights_dir}; until then the distance is a proxy on random weights, which compares with nothing published"
+        f"there are no I3D weights in {folder} ({how_to_fetch('i3d', folder)}): until then the distance is a proxy on "
+        "random weights, which compares with nothing published"
     )
 
 
-def _load_state_dict(path: Path, bn_eps: float) -> InceptionI3D:
-    network = InceptionI3D(bn_eps)
+def _load_state_dict(path: Path) -> InceptionI3D:
+    bn_eps = BN_EPS[path.name]
+    assert bn_eps is not None
+    network, state = InceptionI3D(bn_eps), read_tensors(path)
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state, strict=True)
-    except Exception as error:  # every reader fails in its own way on a file that is something else
+    except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{path} does not hold the 344 tensors of I3D with 400 logits ({reason}); replace it by the public "
-            f"i3d_pretrained_400.pt (git-blob SHA-1 {KNOWN_BLOBS['i3d_pretrained_400.pt']}) or remove it."
+            f"{path} does not hold the 344 tensors of I3D with 400 logits ({reason}): remove it, and fetch it again"
         ) from error
     return network
 

@@ -4,7 +4,6 @@ The FID and IS of image papers use TensorFlow's weights of 2015, these use torch
 """
 
 import warnings
-from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -13,8 +12,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from pipelines.metrics.declared import ITS_RECORD, LOWER, Metric, declare
+from pipelines.metrics.weight_files import checked_hash, read_tensors
 
-INCEPTION_FILE = "inception_v3_google-0cc3c7bd.pth"  # torchvision names files after the first digits of their sha256
 FEATURES, CLASSES = 2048, 1000
 SIZE = 299
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's weights expect
@@ -29,24 +28,11 @@ declare(
 )
 
 
-def inception_available(weights_dir: str | Path) -> bool:
-    """Whether the file of torchvision's Inception v3 is there."""
-    return (Path(weights_dir) / INCEPTION_FILE).is_file()
-
-
-def inception_hash(weights_dir: str | Path) -> str:
-    """sha256 of that file."""
-    return sha256((Path(weights_dir) / INCEPTION_FILE).read_bytes()).hexdigest()
-
-
-def load_inception(weights_dir: str | Path) -> nn.Module:
-    """torchvision's Inception v3, in eval mode, with its last layer still on. ValueError for another file."""
-    path = Path(weights_dir) / INCEPTION_FILE
-    expected, got = path.stem.rsplit("-", 1)[1], inception_hash(weights_dir)
-    if not got.startswith(expected):
-        raise ValueError(f"{path} has sha256 {got[:8]}..., expected {expected}...: fetch torchvision's file again")
+def load_inception(path: Path) -> nn.Module:
+    """torchvision's Inception v3 from its file, in eval mode, with its last layer still on. ValueError for another."""
+    checked_hash(path)
     network = build_inception()
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    network.load_state_dict(read_tensors(path))
     return network
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipelines.metrics.declared import ITS_RECORD, LOWER, RECONSTRUCTION, Metric, declare
 from pipelines.metrics.frechet import FeatureStatistics, frechet_distance
-from pipelines.metrics.i3d_weights import FeatureExtractor
+from pipelines.metrics.i3d_weights import FeatureExtractor, weights_word
 
 for name, meaning in {
     "rfvd": "One Fréchet distance between the I3D features of held-out clips and of their reconstructions.",
@@ -89,13 +89,14 @@ def reconstruction_records(
         "num_frames": clip_frames,
         "weights_file": extractor.weights_file,
         "weights_hash": extractor.weights_hash,
-        "bn_eps": extractor.bn_eps,
         "precision": extractor.precision,
     }
     records = []
     for name, value in values.items():
         if name != "rfvd_clips" and value is not None:
-            precision = f"-{extractor.precision}" if extractor.precision != "fp32" else ""
-            score_id = f"{name.replace('_per_clip', '-per-clip')}-t{clip_frames}-n{len(original)}{precision}"
+            words = [name.replace("_per_clip", "-per-clip"), f"t{clip_frames}", f"n{len(original)}"]
+            words += [extractor.precision] if extractor.precision != "fp32" else []
+            words += filter(None, [weights_word(extractor.weights_file, extractor.weights_hash)])
+            score_id = "-".join(words)
             records.append({"id": score_id, "name": name, "value": value, **facts})
     return records

@@ -75,6 +75,7 @@ class StageFolder:
         inputs: Mapping[str, Mapping[str, str]] | None = None,
         may_change: Sequence[str] = (),
         shared: bool = False,
+        defaults: Mapping[str, Any] | None = None,
     ) -> "StageFolder":
         """Lock the folder and compare it with what stands there; raises ValueError when it was made otherwise.
 
@@ -82,6 +83,7 @@ class StageFolder:
         inputs: what other stages or runs it was given, {name: {"path": ..., "hash": ...}}; the hash is compared.
         may_change: dotted globs of options that a later call may change (`"vae.loop.steps"`), besides name and device.
         shared: others may have it open too, if they also say so; `become_only` ends that.
+        defaults: like settings, with nothing set: what stands for options that an earlier version did not record.
         """
         if not self.is_main:
             return self
@@ -91,7 +93,8 @@ class StageFolder:
         except OSError as error:
             raise ValueError(f"{self.path} cannot be written ({error.strerror}): choose another run.root=") from error
         try:
-            self._compare(settings, {name: dict(entry) for name, entry in (inputs or {}).items()}, may_change)
+            known_inputs = {name: dict(entry) for name, entry in (inputs or {}).items()}
+            self._compare(settings, known_inputs, may_change, defaults or {})
         except BaseException:
             self.close()
             raise
@@ -131,13 +134,18 @@ class StageFolder:
         return True
 
     def _compare(
-        self, settings: Mapping[str, Any], inputs: dict[str, dict[str, str]], may_change: Sequence[str]
+        self,
+        settings: Mapping[str, Any],
+        inputs: dict[str, dict[str, str]],
+        may_change: Sequence[str],
+        defaults: Mapping[str, Any],
     ) -> None:
         resolved = json.loads(json.dumps(settings))  # tuples as lists: the form they have in the file
         known = self._read("provenance.json")
         if known is not None:
             allowed = (*ALWAYS_MAY_CHANGE, *may_change)
-            old, new = _flatten(known["settings"]), _flatten(resolved)
+            unset = json.loads(json.dumps(defaults))
+            old, new = _flatten(unset) | _flatten(known["settings"]), _flatten(resolved)
             changed = [
                 f"{name} (was {old.get(name, 'absent')!r}, now {new.get(name, 'absent')!r})"
                 for name in sorted(old.keys() | new.keys())

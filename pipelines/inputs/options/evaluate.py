@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from pipelines.metrics.frame_quality import LPIPS_BACKBONES
 from pipelines.metrics.fvd_protocols import find_protocol
 from pipelines.metrics.i3d_weights import PRECISIONS
+from pipelines.metrics.lpips_distance import LPIPS_BACKBONES
 
 CHOICES = {"i3d_precision": PRECISIONS, "lpips_network": tuple(LPIPS_BACKBONES)}
 
@@ -18,12 +18,10 @@ class EvaluateSection:
     protocol: str = "fvd16-strict"  # fvd16-strict | fvd16-stylegan-v | fvd16-latte | fvd-videogpt
     num_videos: int = 0  # clips of either side for FVD; 0 = what the protocol asks for, -1 = that or all there are
     num_sets: int = 0  # sets of generated clips for FVD; 0 = what the protocol asks for
-    weights_dir: str = "weights"  # folder with the I3D, LPIPS and Inception files; proxy_fvd16 when I3D is not there
-    i3d_bn_eps: float = 1e-5  # 1e-5 for i3d_pretrained_400.pt, 1e-3 for weights ported from tf-hub
     i3d_precision: str = "fp32"  # fp32 | bf16 (about twice as fast on CPU, not for published numbers)
     i3d_batch_size: int = 4  # clips per forward pass of I3D
-    lpips_network: str = "alex"  # alex (video VAE papers) | vgg (VidTok); used when its file is in weights_dir
-    frames_per_video: int = 4  # frames for FID and inception score, where Inception is in weights_dir; 0 = neither
+    lpips_network: str = "alex"  # alex (video VAE papers) | vgg (VidTok); used when its file is in weights.folder
+    frames_per_video: int = 4  # frames for FID and inception score, where Inception is in weights.folder; 0 = neither
     classifier_seeds: int = 3  # classifiers trained for class accuracy, seeds 0, 1, ...; 0 = no class accuracy
     classifier_steps: int = 250  # training steps of each classifier
     classifier_clips: int = 512  # clips of either split that the classifiers see at most, spread over the files

@@ -13,9 +13,9 @@ from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.scoring_networks import open_extractor, open_lpips
 from pipelines.metrics.clip_set import evenly_spaced
 from pipelines.metrics.components import FIRST_FRAME, SCORED_COMPONENTS, score_components
-from pipelines.metrics.frame_quality import lpips_distance
 from pipelines.metrics.i3d import MIN_FRAMES
 from pipelines.metrics.i3d_weights import FeatureExtractor
+from pipelines.metrics.lpips_distance import lpips_distance
 from pipelines.metrics.rfvd import reconstruction_records
 from pipelines.parts.evaluate.autoencoders import DiffusersAutoencoder, class_of, open_autoencoder
 from pipelines.parts.evaluate.context import uncached

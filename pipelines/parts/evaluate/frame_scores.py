@@ -1,4 +1,4 @@
-"""FID of single frames and inception score of an evaluation, where torchvision's Inception v3 is in weights_dir."""
+"""FID of single frames and inception score of an evaluation, where torchvision's Inception v3 is in weights.folder."""
 
 from functools import partial
 from pathlib import Path
@@ -8,15 +8,9 @@ from typing import Any
 from pipelines.metrics.frechet import frechet_distance
 from pipelines.metrics.fvd import over_sets, stream_statistics
 from pipelines.metrics.fvd_protocols import find_protocol
-from pipelines.metrics.inception import (
-    INCEPTION_FILE,
-    frame_features,
-    inception_available,
-    inception_hash,
-    load_inception,
-    split_frames,
-)
+from pipelines.metrics.inception import frame_features, load_inception, split_frames
 from pipelines.metrics.inception_score import inception_score
+from pipelines.metrics.weight_files import content_hash, find_weights
 from pipelines.parts.evaluate.context import Evaluation
 from pipelines.parts.evaluate.features import FeatureFiles
 from pipelines.parts.evaluate.generation import REAL_FEATURES, Choice, choose_clips
@@ -30,14 +24,15 @@ def score_frames(evaluation: Evaluation) -> dict[str, Any]:
     Clips are as they are, whatever codecs the protocol of the FVD has.
     """
     options = evaluation.config.evaluate
-    if not options.frames_per_video or not inception_available(options.weights_dir):
+    weights = find_weights(evaluation.config.weights.folder, "inception")
+    if not options.frames_per_video or weights is None:
         return {}
     ranks = connect()
-    network = load_inception(options.weights_dir).to(evaluation.device)
+    network = load_inception(weights).to(evaluation.device)
     choice = choose_clips(evaluation, find_protocol(options.protocol))
     num_frames = choice.protocol.num_frames
     extract = partial(frame_features, network=network, num_frames=options.frames_per_video)
-    facts = [INCEPTION_FILE, options.frames_per_video, num_frames]
+    facts = [weights.name, options.frames_per_video, num_frames]
     samples = evaluation.samples
     sides = {
         "real clips": (
@@ -57,10 +52,11 @@ def score_frames(evaluation: Evaluation) -> dict[str, Any]:
     real = stream_statistics(features[0][0])
     distances = [frechet_distance(real, stream_statistics(fake)) for fake, _ in features[1:]]
     scores = [inception_score(logits) for _, logits in features[1:]]
-    return records(evaluation, choice, {"fid_torchvision": distances, "inception_score_torchvision": scores})
+    found = {"fid_torchvision": distances, "inception_score_torchvision": scores}
+    return records(evaluation, choice, found, weights)
 
 
-def records(evaluation: Evaluation, choice: Choice, values: dict[str, list[float]]) -> dict[str, Any]:
+def records(evaluation: Evaluation, choice: Choice, values: dict[str, list[float]], weights: Path) -> dict[str, Any]:
     """{name: mean over sets, name_record: with all that defines it}."""
     scores: dict[str, Any] = {}
     frames, codec = evaluation.config.evaluate.frames_per_video, evaluation.samples.codec
@@ -72,8 +68,8 @@ def records(evaluation: Evaluation, choice: Choice, values: dict[str, list[float
             **over_sets(found),
             "num_videos": choice.num_videos,
             "frames_per_video": frames,
-            "weights_file": INCEPTION_FILE,
-            "weights_hash": inception_hash(evaluation.config.evaluate.weights_dir),
+            "weights_file": weights.name,
+            "weights_hash": content_hash(weights),
             "resize": "299 x 299, bilinear, antialiased",
         }
         record = choice.facts(evaluation) | record

@@ -62,6 +62,6 @@ class RealFiles:
         return digest(files, reading)
 
 
-def network_facts(extractor: FeatureExtractor) -> list[str | float | None]:
+def network_facts(extractor: FeatureExtractor) -> list[str]:
     """What decides about the features of a clip."""
-    return [extractor.weights_hash, extractor.bn_eps, extractor.precision]
+    return [extractor.weights_hash, extractor.precision]

@@ -10,13 +10,14 @@ from typing import Any
 
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.run_paths import run_path
-from pipelines.metrics.frame_quality import LPIPS_BACKBONES
-from pipelines.metrics.i3d_weights import STATE_DICT_FILES, TORCHSCRIPT_FILE
+from pipelines.metrics.i3d_weights import BN_EPS
+from pipelines.metrics.lpips_distance import LPIPS_BACKBONES
+from pipelines.metrics.weight_files import find_weights
 from pipelines.run.hashes import hash_folder
 from pipelines.run.stage import select
 
 STAGE = "reconstruct"
-SCORE_OPTIONS = ("lpips_network", "i3d_bn_eps", "i3d_precision")  # of the section evaluate
+SCORE_OPTIONS = ("lpips_network", "i3d_precision")  # of the section evaluate
 LONGEST_NAME = 60  # characters
 LONGEST_PART = 200  # bytes of a file's name; file systems take 255, and something is put around it
 
@@ -56,10 +57,11 @@ def file_folder(results: Path, name: str) -> Path:
 
 
 def weights_found(config: Experiment) -> dict[str, str]:
-    """The files in evaluate.weights_dir that scores would use; "" where there is none."""
-    folder, lpips = Path(config.evaluate.weights_dir), LPIPS_BACKBONES[config.evaluate.lpips_network]
-    i3d = next((name for name in (TORCHSCRIPT_FILE, *STATE_DICT_FILES) if (folder / name).is_file()), "")
-    return {"lpips": lpips if (folder / lpips).is_file() else "", "i3d": i3d}
+    """The files in weights.folder that scores would use; "" where there is none."""
+    folder = Path(config.weights.folder)
+    lpips = find_weights(folder, LPIPS_BACKBONES[config.evaluate.lpips_network])
+    i3d = next((name for name in BN_EPS if (folder / name).is_file()), "")
+    return {"lpips": lpips.name if lpips else "", "i3d": i3d}
 
 
 def check_cache(config: Experiment) -> Path:

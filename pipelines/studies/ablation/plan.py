@@ -28,7 +28,6 @@ WITHOUT_EFFECT = (
     *ALWAYS_MAY_CHANGE,
     *DATA_MAY_CHANGE,
     *(f"{loop}.{name}" for loop in ("vae.loop", "motion.loop") for name in _INTERVALS),
-    "vae.losses.weights_dir",
     "vae.validation_clips",
     "motion.validation_clips",
 )  # fmt: skip
