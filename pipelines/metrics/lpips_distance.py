@@ -12,6 +12,7 @@ from pipelines.metrics.frame_quality import check_pair
 from pipelines.metrics.weight_files import checked_hash, find_weights, how_to_fetch, read_tensors
 
 LPIPS_BACKBONES = {"alex": "alexnet", "vgg": "vgg16"}  # LPIPS network -> its backbone, a key of weight_files.FILES
+SMALLEST_FOR_LPIPS = 32  # pixels: less than that, the backbone's pools leave nothing
 for name, network in {"lpips_alex": "AlexNet", "lpips_vgg": "VGG16"}.items():
     meaning = f"Perceptual distance (LPIPS, {network}) of the reconstruction. Lower is better."
     declare(Metric(name, meaning, LOWER, "{clips} held-out clips", RECONSTRUCTION))

@@ -7,10 +7,8 @@ from statistics import fmean
 from torch import Tensor, nn
 
 from pipelines.metrics.frame_quality import SSIM_WINDOW, frame_psnr, ssim
-from pipelines.metrics.lpips_distance import lpips_distance
+from pipelines.metrics.lpips_distance import SMALLEST_FOR_LPIPS, lpips_distance
 from pipelines.metrics.rfvd import ClipFeatures
-
-SMALLEST_FOR_LPIPS = 32  # pixels: less than that, the backbone's pools leave nothing
 
 
 @dataclass(frozen=True)

@@ -30,17 +30,18 @@ def load_config(schema: type[T], arguments: Sequence[str], default: Path, base: 
     base: a configuration to merge onto instead of the schema's own defaults; then no `default` is read.
     Raises ValueError, in one sentence that names the file or argument and the full key, for anything that does not fit.
     """
-    is_file = [is_yaml(argument) for argument in arguments]
-    for argument, file in zip(arguments, is_file, strict=True):
+    for argument in arguments:
         name = argument.partition("=")[0]
-        if not file and ("=" not in argument or not name or name.startswith("-") or not all(name.split("."))):
+        if not is_yaml(argument) and (
+            "=" not in argument or not name or name.startswith("-") or not all(name.split("."))
+        ):
             raise ValueError(f"argument {argument!r} is not understood: {GRAMMAR}, for example run.name=mine")
-    files = [Path(argument) for argument, file in zip(arguments, is_file, strict=True) if file]
+    files = [Path(argument) for argument in arguments if is_yaml(argument)]
     config = OmegaConf.structured(schema if base is None else base)
-    for file in files or ([default] if base is None else []):  # type: ignore[assignment]
-        for path, content in _with_bases(file, default):  # type: ignore[arg-type]
-            config = _merge(config, content, f"{path}")
-    for argument in (argument for argument, file in zip(arguments, is_file, strict=True) if not file):
+    for path in files or ([default] if base is None else []):
+        for file, content in _with_bases(path, default):
+            config = _merge(config, content, f"{file}")
+    for argument in (argument for argument in arguments if not is_yaml(argument)):
         config = _merge(config, _read_argument(schema, argument), f"argument {argument!r}")
     try:
         return typing.cast(T, OmegaConf.to_object(config))

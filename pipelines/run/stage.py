@@ -70,7 +70,7 @@ def main(
 
 
 def alone(run: Callable[[T], None]) -> Callable[[T], None]:
-    """Marks the `run` of a stage that one process does, however many are started; all others divide their work."""
+    """Marks the `run` of a stage that one process does, however many are started; the other processes return."""
     run.is_done_alone = True  # type: ignore[attr-defined]
     return run
 

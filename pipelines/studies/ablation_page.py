@@ -13,8 +13,17 @@ CONTEST = (
     ("default", "plain_equal_time", "equal training time of the autoencoder", -0.1),
 )
 HEAD = [
-    *("row", "seeds", "PSNR", "minus default", "SSIM", "keyframe", "decoded warp", "latents", "VAE parameters"),
-    *("motion module", "GFLOPs", "steps", "s/step", "training s", "with the motion module"),
+    *("row", "seeds", "PSNR", "minus default", "SSIM", "LPIPS", "rfvd-per-clip", "rFVD", "keyframe", "decoded warp"),
+    *(
+        "latents",
+        "VAE parameters",
+        "motion module",
+        "GFLOPs",
+        "steps",
+        "s/step",
+        "training s",
+        "with the motion module",
+    ),
 ]
 
 
@@ -35,9 +44,9 @@ def measured_again(rows: Rows) -> str:
     first, again = scored_on("judge", rows), scored_on("judge", rows, "in another order")
     lines = []
     for name, by_seed in again.items():
-        gain = _over(list(differences(by_seed, again[REFERENCE])), "+.2f")
-        before = _over(list(differences(first[name], first[REFERENCE])), "+.2f")
-        psnr = _over([row.values["psnr"] for row in by_seed.values()])
+        gain = over(list(differences(by_seed, again[REFERENCE])), "+.2f")
+        before = over(list(differences(first[name], first[REFERENCE])), "+.2f")
+        psnr = over([row.values["psnr"] for row in by_seed.values()])
         steps = str(next(iter(by_seed.values())).values["steps"])
         lines.append((list(by_seed.values()), [name, steps, psnr, gain, before]))
     return markdown_table(["row", "steps", "PSNR", "minus default", "in the table"], lines)
@@ -63,7 +72,7 @@ def groups_of(name: str, rows: Rows) -> str:
     lines = [
         (
             list(by_seed.values()),
-            [row, *(_over([run.values["groups"][group]["psnr"] for run in by_seed.values()]) for group in groups)],
+            [row, *(over([run.values["groups"][group]["psnr"] for run in by_seed.values()]) for group in groups)],
         )
         for row, by_seed in found.items()
     ]
@@ -79,7 +88,7 @@ def contest(rows: Rows) -> str:
             gains = list(differences(found[ours], found[other]))
             holds = "yes" if gains and fmean(gains) >= bound else "no"
             behind = [*found[ours].values(), *found[other].values()]
-            lines.append((behind, [f"{claim}: {bound:+.1f} dB", f"{_over(gains, '+.2f')} dB", holds]))
+            lines.append((behind, [f"{claim}: {bound:+.1f} dB", f"{over(gains, '+.2f')} dB", holds]))
     if not lines:
         return "Nothing has been scored on `test` yet."
     return markdown_table(["claim: the default against a plain VAE at", "measured", "holds"], lines)
@@ -96,15 +105,22 @@ def _cells(name: str, by_seed: Mapping[int, Row], found: Mapping[str, Mapping[in
     runs = [row.values for row in by_seed.values()]
     gains = list(differences(by_seed, found.get(REFERENCE, {})))
     first = runs[0]
-    scores = [_over([run["psnr"] for run in runs]), _over(gains, "+.2f"), _over([run["ssim"] for run in runs], ".4f")]
-    parts = [_over([run[part] for run in runs]) for part in ("psnr_keyframe", "psnr_warp_decoded")]
+    scores = [over([run["psnr"] for run in runs]), over(gains, "+.2f"), over([run["ssim"] for run in runs], ".4f")]
+    scores += [
+        over([run.get("lpips_alex") for run in runs], ".4f"),
+        over([run.get("rfvd_per_clip") for run in runs], ".1f"),
+    ]
+    sets = [run.get("sets", {}) for run in runs]
+    scores += [over([one["rfvd"]["value"] for one in sets if "rfvd" in one], ".0f")]
+    parts = [over([run[part] for run in runs]) for part in ("psnr_keyframe", "psnr_warp_decoded")]
     sizes = [first["latent_values"], first["parameters"]["vae"], first["parameters"]["motion_module"]]
     costs = [f"{first['gflops']:.2f}", str(first["steps"]), _number(first["seconds_per_step"], ".3f")]
     seconds = [_number(first[name], ".0f") for name in ("training_seconds", "training_seconds_with_motion")]
     return [name, str(len(runs)), *scores, *parts, *(f"{size:,}" for size in sizes), *costs, *seconds]
 
 
-def _over(values: list[Any], form: str = ".2f") -> str:
+def over(values: list[Any], form: str = ".2f") -> str:
+    """Mean and standard deviation of what is known; "-" where nothing is."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"

@@ -21,7 +21,15 @@ from pipelines.studies.ablation.options import AblationRow, AblationSection, Abl
 REPOSITORY = Path(__file__).resolve().parents[3]
 # What may differ between the rows' data: not the clips.
 ROWS_MAY_CHANGE = ("data.flip", *DATA_MAY_CHANGE)
-SECTIONS = ("data", "motion", "vae", "ablation", "run")  # of an experiment, those that a run reads
+SECTIONS = (
+    "data",
+    "motion",
+    "vae",
+    "evaluate",
+    "weights",
+    "ablation",
+    "run",
+)  # of an experiment, those that a run reads
 # What does not change the weights that a run ends with.
 _INTERVALS = ("log_every", "validate_every", "preview_every", "checkpoint_every", "keep_checkpoints", "num_workers")
 WITHOUT_EFFECT = (
@@ -212,6 +220,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _as_run(changed: AblationStudy, config: AblationStudy, name: str, seed: int) -> AblationStudy:
     run = replace(config.run, name=f"{config.run.name}/{name}", seed=seed)
     scoring = AblationSection(strides=config.ablation.strides, clips_per_video=config.ablation.clips_per_video)
+    trained = {"data": changed.data, "motion": changed.motion, "vae": changed.vae}
     return replace(
-        AblationStudy(), data=changed.data, motion=changed.motion, vae=changed.vae, run=run, ablation=scoring
+        AblationStudy(), **trained, run=run, ablation=scoring, weights=config.weights, evaluate=config.evaluate
     )

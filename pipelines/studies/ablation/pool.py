@@ -79,5 +79,8 @@ def _start(job: Job) -> ForkServerProcess:
 
 
 def _last_line(path: Path) -> str:
+    """The last line of a log; "" where there is none, as of a process that was ended before it began."""
+    if not path.exists():
+        return ""
     lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1] if lines else ""

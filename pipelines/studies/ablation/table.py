@@ -78,6 +78,7 @@ def read_run(job: Job, section: AblationSection) -> Run | None:
         "model": scores["model"],
         "groups": groups,
         "means": average_groups(groups),
+        "sets": scores.get("sets", []),
         "wall_seconds": done["seconds"],
         "wall_seconds_with_motion": done["seconds"] + (motion["seconds"] if motion else 0.0),
         "git_commit": provenance.get("git_commit"),
