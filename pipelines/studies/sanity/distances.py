@@ -9,13 +9,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipelines.inputs.models import resolve_model
 from pipelines.metrics import class_accuracy
 from pipelines.metrics.frechet import FeatureStatistics, frechet_distance
-from pipelines.metrics.i3d_weights import load_i3d
+from pipelines.metrics.i3d_weights import FeatureExtractor
+from pipelines.metrics.lpips_distance import LPIPS_BACKBONES, load_lpips, lpips_distance
 from pipelines.metrics.proxy_classifier import NAME as CLASSIFIER
 from pipelines.metrics.proxy_classifier import joint_features
 from pipelines.metrics.proxy_flow import FlowFeatures
@@ -31,7 +33,6 @@ from vae.scale_space_flow import warp
 
 BATCH = 16
 WRONG = "1 - class_accuracy"
-OF_I3D = ("proxy_fvd16", "proxy_rfvd", "proxy_rfvd_per_clip")
 Features = Callable[[Tensor], dict[str, Tensor]]  # (b, t, h, w, 3) uint8 -> {metric: (b, d)}
 Values = dict[str, dict[str, list[list[float]]]]
 
@@ -131,12 +132,11 @@ def classifier_splits(
     return found
 
 
-def by_i3d(clips: Clips, folder: Path, num_splits: int) -> Values:
-    """Of what I3D with random weights sees, which is slow on a CPU.
+def by_i3d(clips: Clips, folder: Path, num_splits: int, extractor: FeatureExtractor) -> Values:
+    """Of what I3D sees, which is slow on a CPU; with random weights the names begin with proxy_.
 
-    proxy_fvd16 compares other files, proxy_rfvd and proxy_rfvd_per_clip the same clips with and without damage.
+    fvd16 compares other files, rfvd and rfvd_per_clip the same clips with and without damage.
     """
-    extractor = load_i3d("there-are-none", precision="bf16", batch_size=4)
 
     class I3DFeatures:
         def __call__(self, video: Tensor) -> dict[str, Tensor]:
@@ -144,14 +144,42 @@ def by_i3d(clips: Clips, folder: Path, num_splits: int) -> Values:
 
     folder.mkdir(parents=True, exist_ok=True)
     rows = {key: features_of(clips, *key, folder, [I3DFeatures()])["features"] for key in SETS}
-    values: Values = {name: {damage: [] for damage in DAMAGE} for name in OF_I3D}
+    between = "proxy_fvd16" if extractor.is_proxy else "fvd16"
+    values: Values = {}
     for is_real in splits([file for file, _ in clips], num_splits):
         reference = FeatureStatistics.of(rows["none", 0][is_real])
         for damage in DAMAGE:
             sets = [rows[(damage, s) if s else ("none", 0)][~is_real] for s in STRENGTHS]
-            pairs = [reconstruction_distances(sets[0], one, is_proxy=True) for one in sets]
-            distances = {"proxy_fvd16": [frechet_distance(reference, FeatureStatistics.of(one)) for one in sets]}
-            distances |= {name: [pair[name] for pair in pairs] for name in OF_I3D[1:]}
+            pairs = [reconstruction_distances(sets[0], one, extractor.is_proxy) for one in sets]
+            distances = {name: [pair[name] or 0.0 for pair in pairs] for name in pairs[0] if name != "rfvd_clips"}
+            distances[between] = [frechet_distance(reference, FeatureStatistics.of(one)) for one in sets]
             for name, by_strength in distances.items():
-                values[name][damage].append(by_strength)
+                values.setdefault(name, {name: [] for name in DAMAGE})[damage].append(by_strength)
+    return values
+
+
+def by_lpips(clips: Clips, folder: Path, weights: Path, num_splits: int) -> Values:
+    """Of LPIPS between every clip and its own damaged form."""
+
+    class Lpips:
+        def __init__(self) -> None:
+            self.networks = {f"lpips_{network}": load_lpips(weights, network) for network in LPIPS_BACKBONES}
+            self.place = 0
+
+        def __call__(self, video: Tensor) -> dict[str, Tensor]:
+            originals = torch.stack([clip for _, clip in clips[self.place : self.place + len(video)]])
+            self.place = (self.place + len(video)) % len(clips)
+            return {
+                name: rearrange(lpips_distance(network, originals, video), "n -> n 1")
+                for name, network in self.networks.items()
+            }
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = {key: features_of(clips, *key, folder, [Lpips()]) for key in SETS}
+    values: Values = {name: {damage: [] for damage in DAMAGE} for name in rows["none", 0]}
+    for is_real in splits([file for file, _ in clips], num_splits):
+        for name, by_damage in values.items():
+            for damage in DAMAGE:
+                sets = [rows[(damage, s) if s else ("none", 0)][name][~is_real] for s in STRENGTHS]
+                by_damage[damage].append([float(distances.mean()) for distances in sets])
     return values
