@@ -12,24 +12,28 @@ from pipelines.inputs.cache import fixed_clips, open_cache
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.index import open_index
 from pipelines.inputs.models import autoencoder_path
+from pipelines.inputs.scoring_networks import open_extractor
 from pipelines.metrics import class_accuracy
 from pipelines.metrics.clip_set import ClipSet, evenly_spaced
 from pipelines.metrics.diversity import diversity, nearest_distances
 from pipelines.metrics.frechet import FeatureStatistics, frechet_distance
-from pipelines.metrics.i3d_weights import load_i3d
+from pipelines.metrics.i3d_weights import FeatureExtractor
+from pipelines.metrics.weight_files import find_weights
 from vae.registry import load_autoencoder
 
-BATCH = 16
+BATCH, FVD_FRAMES = 16, 16
 
 
 @dataclass(frozen=True)
 class Judges:
-    """Classifiers trained on real clips; training and held-out clips that went through the autoencoder."""
+    """Classifiers trained on real clips; training and held-out clips, as they are and decoded; I3D where it is."""
 
     classifiers: list[class_accuracy.VideoClassifier]
-    training: Tensor  # (n, t, h, w, 3) uint8
-    real: Tensor
+    training: Tensor  # (n, t, h, w, 3) uint8, decoded
+    real: Tensor  # of held-out files, decoded
     real_labels: Tensor
+    plain: tuple[Tensor, Tensor]  # both, not decoded
+    extractor: FeatureExtractor | None
 
     @staticmethod
     def fit(config: Experiment) -> "Judges":
@@ -40,12 +44,12 @@ class Judges:
         positions = cache.split("train")
         chosen = evenly_spaced(len(positions), options.classifier_clips)
         plain = torch.stack([to_uint8(clips[i]["video"]) for i in chosen])
-        real, real_labels = held_out_clips(config)
+        held_out, real_labels = held_out_clips(config)
         cached = [positions[i] for i in chosen]
         with torch.no_grad():
             batches = [cached[start : start + BATCH] for start in range(0, len(cached), BATCH)]
             training = torch.cat([to_uint8(vae.decode(cache.latents(batch, whiten=False))) for batch in batches])
-            real = torch.cat([to_uint8(vae.reconstruct(to_float(part))) for part in real.split(BATCH)])
+            real = torch.cat([to_uint8(vae.reconstruct(to_float(part))) for part in held_out.split(BATCH)])
         labels = cache.labels[cached]
         classifiers = [
             class_accuracy.fit(
@@ -53,7 +57,8 @@ class Judges:
             )
             for seed in range(options.classifier_seeds)
         ]
-        return Judges(classifiers, training, real, real_labels)
+        extractor = open_extractor(config) if find_weights(config.weights.folder, "i3d") else None
+        return Judges(classifiers, training, real, real_labels, (plain, held_out), extractor)
 
     def accuracy(self, videos: Tensor, labels: Tensor) -> float:
         """Share of videos (n, t, h, w, 3) uint8 with the class they should have, (n,): mean over the classifiers."""
@@ -67,12 +72,28 @@ class Judges:
         }
 
     def scores(self, videos: Tensor, labels: Tensor) -> dict[str, float | None]:
-        """What takes longer than the accuracy: distance to the nearest training clip, diversity, proxy_fvd16."""
-        statistics = [features(clips) for clips in (self.real, videos)]
+        """What takes longer than the accuracy: distance to the nearest training clip, diversity, FVD with its floor."""
         return {
             "nearest_training_clip": float(nearest_distances(videos, self.training).mean()),
             "diversity": diversity(ClipSet.of(videos, labels), ClipSet.of(self.real, self.real_labels)),
-            "proxy_fvd16": frechet_distance(*statistics),
+            **self.fvd(videos),
+        }
+
+    def fvd(self, videos: Tensor) -> dict[str, float | None]:
+        """FVD16 of videos to held-out clips, and that of training clips to them, which no samples can be under.
+
+        Of equally many clips each, fvd16_clips; None without I3D. videos: (n, t, h, w, 3) uint8.
+        """
+        training, held_out = self.plain
+        count = min(len(videos), len(training), len(held_out))
+        if self.extractor is None or count < 2:
+            return dict.fromkeys(("fvd16", "fvd16_floor", "fvd16_clips"))
+        sides = [one[evenly_spaced(len(one), count)] for one in (held_out, videos, training)]
+        real, fake, other = (FeatureStatistics.of(self.extractor.features(side[:, :FVD_FRAMES])) for side in sides)
+        return {
+            "fvd16": frechet_distance(real, fake),
+            "fvd16_floor": frechet_distance(real, other),
+            "fvd16_clips": count,
         }
 
 
@@ -81,8 +102,3 @@ def held_out_clips(config: Experiment) -> tuple[Tensor, Tensor]:
     clips = FixedClips(open_index(config), config.data, "validation")
     chosen = [clips[i] for i in evenly_spaced(len(clips), config.evaluate.classifier_clips)]
     return torch.stack([to_uint8(clip["video"]) for clip in chosen]), torch.tensor([clip["label"] for clip in chosen])
-
-
-def features(videos: Tensor) -> FeatureStatistics:
-    """Statistics of the features of the first 16 frames, by the network of proxy_fvd16 in bf16."""
-    return FeatureStatistics.of(load_i3d("", precision="bf16").features(videos[:, :16]))

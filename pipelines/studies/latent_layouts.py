@@ -5,15 +5,15 @@ python -m pipelines.studies.latent_layouts [study.only=[channel]] [study.key=val
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 
-from pipelines.studies.latte_training import CODE, Training, train_all
+from pipelines.studies.ablation_page import over
+from pipelines.studies.latte_training import CODE, Training, floor_of, train_all
 from pipelines.studies.result_rows import Rows, markdown_table, round_floats
 from pipelines.studies.study import Case, Measured, Study, StudySection, main
 
 LAYOUTS, SEEDS, STEPS = ("keyframe_first", "channel", "tokens"), (0, 1, 2), 1500
 HEAD = [
-    *("layout", "seeds", "class accuracy", "diversity (real clips: 1)"),
+    *("layout", "seeds", "class accuracy", "diversity (real clips: 1)", "FVD16", "its floor, clips"),
     *("nearest training clip, over that of real held-out clips", "tokens", "steps/s, the fastest"),
 ]
 
@@ -44,7 +44,8 @@ def table(rows: Rows) -> str:
         values = [[run[name] for run in found] for name in ("class_accuracy", "diversity")]
         values.append([run["nearest_training_clip"] / run["nearest_training_clip_real"] for run in found])
         speed = max(run["steps_per_second"] for run in found)
-        cells = [f"{fmean(one):.2f}" + (f" ± {stdev(one):.2f}" if len(one) > 1 else "") for one in values]
+        cells = [over(one) for one in values[:2]]
+        cells += [over([run.get("fvd16") for run in found], ".0f"), floor_of(found[0]), over(values[2])]
         lines.append((own, [f"`{layout}`", str(len(own)), *cells, str(found[0]["tokens"]), f"{speed:.1f}"]))
     return markdown_table(HEAD, lines)
 

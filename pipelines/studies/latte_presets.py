@@ -6,7 +6,8 @@ python -m pipelines.studies.latte_presets [study.only=[modern]] [study.key=value
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipelines.studies.latte_training import CODE, Training, train_all
+from pipelines.studies.ablation_page import over
+from pipelines.studies.latte_training import CODE, Training, floor_of, train_all
 from pipelines.studies.result_rows import Rows, markdown_table, round_floats
 from pipelines.studies.study import Case, Measured, Study, StudySection, main
 
@@ -92,12 +93,14 @@ def last(rows: Rows) -> str:
     for row in judged:
         end = row.values["milestones"][-1]
         cells = [f"{end['class_accuracy']:.2f}", f"{end['nearest_training_clip']:.4f}", f"{end['diversity']:.2f}"]
+        cells += [over([end.get("fvd16")], ".0f")]
         lines.append(([row], [f"`{row.arguments['preset']}`", *cells]))
     if judged:
         end = judged[0].values["milestones"][-1]
-        real = [f"{end['class_accuracy_real']:.2f}", f"{end['nearest_training_clip_real']:.4f}", "1"]
+        real = [f"{end['class_accuracy_real']:.2f}", f"{end['nearest_training_clip_real']:.4f}", "1", floor_of(end)]
         lines.append(([judged[0]], ["real held-out clips", *real]))
-    return markdown_table(["preset", "class accuracy", "nearest training clip", "diversity (real clips: 1)"], lines)
+    head = ["preset", "class accuracy", "nearest training clip", "diversity (real clips: 1)", "FVD16 (floor, clips)"]
+    return markdown_table(head, lines)
 
 
 OVERLAYS = tuple(f"configs/overlays/{preset}.yaml" for preset in PRESETS)

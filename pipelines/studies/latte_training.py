@@ -2,7 +2,7 @@
 
 Every training sees the same clips in the same order. Generated videos are judged by classifiers that know real training
 clips (as they are, and decoded from the cache): class accuracy; at the end also the distance to the nearest training
-clip, diversity, and proxy_fvd16.
+clip, diversity, and FVD16 beside that of training clips to held-out ones.
 """
 
 import multiprocessing
@@ -39,6 +39,11 @@ class Training:
     words: tuple[str, ...]
     milestones: tuple[int, ...]
     is_judged: bool = True  # False: its validation loss is all that is wanted
+
+
+def floor_of(record: Record) -> str:
+    """A cell of a table: the FVD between training and held-out clips, and of how many."""
+    return f"{record['fvd16_floor']:.0f}, {record['fvd16_clips']}" if record.get("fvd16_floor") else "-"
 
 
 def train_all(options: StudySection, work: Path, trainings: Sequence[Training]) -> Iterator[tuple[str, list[Record]]]:
