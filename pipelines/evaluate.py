@@ -17,6 +17,7 @@ from pipelines.inputs.models import model_paths
 from pipelines.inputs.run_paths import run_path
 from pipelines.inputs.samples import sample_folder
 from pipelines.inputs.scores import NOT_IN_NAME, SCORES_FILE, scores_folder
+from pipelines.inputs.weights_used import weights_found
 from pipelines.metrics.declared import COUNT, scores_among
 from pipelines.parts.evaluate.autoencoder_scores import rfvd_extractor, score_autoencoder
 from pipelines.parts.evaluate.autoencoders import find_autoencoder
@@ -46,9 +47,16 @@ def run(config: Experiment) -> None:
     settings = select(config, ("data", "evaluate", "run"))
     with folder.open(settings, inputs(config, index, samples, vae_path), MAY_CHANGE):
         wait()  # the first process has found nothing against it
+        weights = weights_found(config)
         if folder.done:
-            print(f"{STAGE}: scored already, {folder.path / SCORES_FILE}")
-            return
+            arrived = [file for use, file in weights.items() if file and not used_weights(folder.done).get(use)]
+            if not arrived:
+                print(f"{STAGE}: scored already, {folder.path / SCORES_FILE}")
+                return
+            if folder.is_main:
+                print(f"{STAGE}: scored before without {', '.join(arrived)}: scoring again")
+            wait()  # nobody reads the mark any more
+            folder.reopen()
         scores: dict[str, dict[str, Any]] = {"reconstruction": {}, "generation": {}}
         if samples:
             own_vae = vae_path or with_nothing(lambda: find_autoencoder(config.cache.vae, run_path(config)))
@@ -62,10 +70,16 @@ def run(config: Experiment) -> None:
             if samples:
                 write_preview(samples, folder.path)
             write_json(folder.path / SCORES_FILE, scores)
-            folder.finish({"scores": SCORES_FILE})
+            folder.finish({"scores": SCORES_FILE, "weights": weights})
             print(printed_table(scores, settings["evaluate"]))
             print(f"{STAGE}: {folder.path / SCORES_FILE}")
         wait()
+
+
+def used_weights(done: Mapping[str, Any]) -> Mapping[str, str]:
+    """The files of weights behind finished scores, by their use."""
+    used: Mapping[str, str] = done["outputs"].get("weights", {})
+    return used
 
 
 def score_samples(evaluation: Evaluation, is_main: bool) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pipelines.inputs.index import open_index
 from pipelines.inputs.models import resolve_model
 from pipelines.inputs.run_paths import run_path
 from pipelines.inputs.scoring_networks import open_extractor, open_lpips
+from pipelines.inputs.weights_used import weights_found
 from pipelines.metrics.reconstruction_protocols import find_protocols
 from pipelines.parts.reconstruct.exchange import exchange_components
 from pipelines.parts.reconstruct.file_scores import Scoring
@@ -31,7 +32,6 @@ from pipelines.parts.reconstruct.folders import (
     file_folder,
     printable,
     results_folder,
-    weights_found,
 )
 from pipelines.parts.reconstruct.latent_map import draw_latent_map
 from pipelines.parts.reconstruct.pages import printed_table, summarise, write_page

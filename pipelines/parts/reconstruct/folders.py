@@ -10,9 +10,7 @@ from typing import Any
 
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.run_paths import run_path
-from pipelines.metrics.i3d_weights import BN_EPS
-from pipelines.metrics.lpips_distance import LPIPS_BACKBONES
-from pipelines.metrics.weight_files import find_weights
+from pipelines.inputs.weights_used import weights_found
 from pipelines.run.hashes import hash_folder
 from pipelines.run.stage import select
 
@@ -54,14 +52,6 @@ def file_folder(results: Path, name: str) -> Path:
         digest = hashlib.sha256(os.fsencode(part)).hexdigest()[:8]
         parts.append(f"{part[:LONGEST_NAME]}-{digest}" if is_long else part)
     return results.joinpath("files", *parts)
-
-
-def weights_found(config: Experiment) -> dict[str, str]:
-    """The files in weights.folder that scores would use; "" where there is none."""
-    folder = Path(config.weights.folder)
-    lpips = find_weights(folder, LPIPS_BACKBONES[config.evaluate.lpips_network])
-    i3d = next((name for name in BN_EPS if (folder / name).is_file()), "")
-    return {"lpips": lpips.name if lpips else "", "i3d": i3d}
 
 
 def check_cache(config: Experiment) -> Path:
