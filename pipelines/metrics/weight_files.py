@@ -59,15 +59,17 @@ def content_hash(path: Path, name: str = "") -> str:
     return _hash_bytes(path, hashlib.sha256())
 
 
-def checked_hash(path: Path, name: str = "") -> str:
-    """`content_hash` of a file. ValueError where the name is known and the content is another."""
-    got = content_hash(path, name)
-    kind, expected = KNOWN_CONTENT.get(name or path.name, ("", ""))
-    if not got.startswith(expected):
-        raise ValueError(
-            f"{path} is cut short or another file ({kind} hash {got[:16]}, expected {expected[:16]}): remove it, and "
-            "fetch it again"
-        )
+def difference(got: str, name: str) -> str:
+    """How the `content_hash` of a file differs from the one known by its name; "" where it does not."""
+    kind, expected = KNOWN_CONTENT.get(name, ("", ""))
+    return "" if got.startswith(expected) else f"{kind} hash {got[:16]}, expected {expected[:16]}"
+
+
+def checked_hash(path: Path) -> str:
+    """`content_hash` of a file. ValueError where its name is known and the content is another."""
+    got = content_hash(path)
+    if differs := difference(got, path.name):
+        raise ValueError(f"{path} is cut short or another file ({differs}): remove it, and fetch it again")
     return got
 
 

