@@ -1,4 +1,4 @@
-"""PSNR against its closed form, SSIM against an independent formula, LPIPS never on a random backbone."""
+"""PSNR against its closed form, SSIM against an independent formula."""
 
 import math
 
@@ -6,15 +6,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
 
-from pipelines.metrics.frame_quality import (
-    LPIPS_BACKBONES,
-    frame_psnr,
-    load_lpips,
-    lpips_available,
-    lpips_distance,
-    psnr,
-    ssim,
-)
+from pipelines.metrics.frame_quality import frame_psnr, psnr, ssim
 
 
 def random_video(seed: int, *shape: int) -> torch.Tensor:
@@ -75,30 +67,3 @@ def test_mismatched_or_float_videos_are_refused() -> None:
         psnr(video.float(), video.float())
     with pytest.raises(ValueError, match="at least 11 x 11"):
         ssim(video[:, :, :8], video[:, :, :8])
-
-
-def test_lpips_without_its_backbone_names_file_source_and_place(tmp_path) -> None:
-    assert not lpips_available(tmp_path)
-    with pytest.raises(ValueError, match=r"alexnet-owt-7be5be79.pth.*https://"):
-        load_lpips(tmp_path)
-    (tmp_path / LPIPS_BACKBONES["alex"]).write_bytes(b"not a state dict")
-    with pytest.raises(ValueError, match="download it again"):
-        load_lpips(tmp_path)
-
-
-def test_lpips_takes_its_backbone_from_the_file(tmp_path) -> None:
-    shapes = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256, 384, 3, 3), 10: (256, 256, 3, 3)}
-    generator = torch.Generator().manual_seed(0)
-    state = {}
-    for layer, shape in shapes.items():
-        state[f"features.{layer}.weight"] = torch.randn(shape, generator=generator) * 0.05
-        state[f"features.{layer}.bias"] = torch.zeros(shape[0])
-    torch.save(state, tmp_path / LPIPS_BACKBONES["alex"])
-    assert lpips_available(tmp_path)
-    before = torch.random.get_rng_state()
-    model = load_lpips(tmp_path)
-    assert torch.equal(before, torch.random.get_rng_state())
-    torch.testing.assert_close(model.net.slice2[1].weight.data, state["features.3.weight"])
-    a, b = random_video(6, 2, 2, 64, 64), random_video(7, 2, 2, 64, 64)
-    torch.testing.assert_close(lpips_distance(model, a, a), torch.zeros(2))
-    assert (lpips_distance(model, a, b) > 0).all()

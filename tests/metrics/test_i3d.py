@@ -12,23 +12,17 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from pipelines.metrics.i3d import InceptionI3D, MaxPoolSame, Unit3D, pad_same, preprocess
-from pipelines.metrics.i3d_self_check import (
-    GOLDEN_STATE_DICT,
-    GOLDEN_TORCHSCRIPT,
-    Golden,
-    golden_for,
-    noise_features,
-    self_check,
-)
+from pipelines.metrics.i3d_self_check import GOLDEN, NOISE, Golden, noise_distance, noise_features, self_check
 from pipelines.metrics.i3d_weights import (
-    KNOWN_BLOBS,
+    BN_EPS,
     FeatureExtractor,
     absent_weights,
     build_proxy,
     calibration_clips,
-    git_blob_sha1,
     load_i3d,
+    weights_word,
 )
+from pipelines.metrics.weight_files import FILES, KNOWN_CONTENT, content_hash
 
 
 @pytest.fixture(scope="module")
@@ -202,48 +196,66 @@ def test_the_head_equals_its_restatement(random_i3d, monkeypatch, num_frames: in
 # ---------------------------------------------------------------- files
 
 
-def known(path: Path) -> dict[str, str]:
-    """A table of hashes in which this file is the public one."""
-    return KNOWN_BLOBS | {path.name: git_blob_sha1(path)}
+def know(patch: pytest.MonkeyPatch, path: Path) -> None:
+    """From now on this file is the known one of its name."""
+    kind, _ = KNOWN_CONTENT[path.name]
+    patch.setitem(KNOWN_CONTENT, path.name, (kind, content_hash(path)))
 
 
-def test_state_dict_files_load_strictly_and_give_equal_features(proxy: InceptionI3D, clip, tmp_path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    path = tmp_path / "a" / "i3d_pretrained_400.pt"
-    torch.save(proxy.state_dict(), path)
-    save_file(proxy.state_dict(), tmp_path / "b" / "i3d_pretrained_400.safetensors")
-    with pytest.raises(ValueError, match="expected a867b87a.*VideoGPT"):
-        load_i3d(tmp_path / "a")
-    pickled, tensors = load_i3d(tmp_path / "a", blobs=known(path)), load_i3d(tmp_path / "b")
-    assert not pickled.is_proxy and not tensors.is_proxy
-    assert pickled.weights_hash == git_blob_sha1(path) != tensors.weights_hash
-    with torch.inference_mode():
-        expected = proxy(preprocess(clip))
-    assert torch.equal(pickled.features(clip), expected)
-    other_eps = load_i3d(tmp_path / "b", bn_eps=1e-3).features(clip)
-    assert not torch.allclose(other_eps, expected, rtol=1e-5)
+def test_files_load_strictly_with_the_epsilon_of_their_kind(proxy: InceptionI3D, clip, tmp_path, monkeypatch) -> None:
+    """Of TensorFlow's original 1e-3, of VideoGPT's port 1e-5; one set of numbers in both files tells them apart."""
+    ported, original = tmp_path / "a" / "i3d_pretrained_400.pt", tmp_path / "b" / "i3d_kinetics400.safetensors"
+    for path in (ported, original):
+        path.parent.mkdir()
+    torch.save(proxy.state_dict(), ported)
+    save_file(proxy.state_dict(), original)
+    for path, expected in (
+        (ported, "git-blob hash .*expected a867b87a"),
+        (original, "tensors hash .*expected 0dd31a0d"),
+    ):
+        with pytest.raises(ValueError, match=f"{path} is cut short or another file .{expected}.*remove it"):
+            load_i3d(path.parent)
+        know(monkeypatch, path)
+    other_eps = InceptionI3D(1e-3).eval()
+    other_eps.load_state_dict(proxy.state_dict())
+    features = []
+    for path, network in ((ported, proxy), (original, other_eps)):
+        extractor = load_i3d(path.parent)
+        assert not extractor.is_proxy and extractor.weights_hash == content_hash(path)
+        features.append(extractor.features(clip))
+        with torch.inference_mode():
+            assert torch.equal(features[-1], network(preprocess(clip)))
+    assert not torch.allclose(*features, rtol=1e-5)
 
 
-def test_wrong_files_are_refused_in_one_sentence(proxy: InceptionI3D, tmp_path) -> None:
+def test_wrong_files_are_refused_in_one_sentence(proxy: InceptionI3D, tmp_path, monkeypatch) -> None:
     state = proxy.state_dict()
     state.pop("logits.conv3d.bias")
     path = tmp_path / "i3d_pretrained_400.pt"
     torch.save(state, path)
+    know(monkeypatch, path)
     with pytest.raises(ValueError, match="i3d_pretrained_400.pt .*logits.conv3d.bias"):
-        load_i3d(tmp_path, blobs=known(path))
+        load_i3d(tmp_path)
     torch.save({"weights": print}, path)  # a pickle that names a function
-    with pytest.raises(ValueError, match="344 tensors"):
-        load_i3d(tmp_path, blobs=known(path))
+    know(monkeypatch, path)
+    with pytest.raises(ValueError, match="cannot be read as a file of tensors"):
+        load_i3d(tmp_path)
     (tmp_path / "i3d_torchscript.pt").write_bytes(b"an error page")
     with pytest.raises(ValueError, match="expected 93daef59"):
         load_i3d(tmp_path)
 
 
-def test_who_has_no_weights_is_told_all_about_them() -> None:
-    for name, blob in KNOWN_BLOBS.items():
-        sentence = absent_weights("weights", name)
-        assert all(part in sentence for part in (name, "51 MB", blob, "into weights", "proxy")) and "\n" not in sentence
+def test_who_has_no_weights_is_told_the_command_that_fetches_them() -> None:
+    sentence = absent_weights("weights")
+    assert "(python pipelines/weights.py i3d)" in sentence and "proxy" in sentence and "\n" not in sentence
+    assert "(python pipelines/weights.py i3d weights.folder=elsewhere)" in absent_weights("elsewhere")
+
+
+def test_ids_of_scores_name_the_weights() -> None:
+    names = {"i3d_kinetics400.safetensors": "i3d-0dd31a0d", "i3d_torchscript.pt": "i3d_torchscript", "": ""}
+    for file, word in names.items():
+        assert weights_word(file, KNOWN_CONTENT[file][1] if file else "random-1f") == word
+    assert set(BN_EPS) == {file for name, files in FILES.items() if name.startswith("i3d") for file in files}
 
 
 class ToyScript(torch.nn.Module):
@@ -261,13 +273,16 @@ class ToyScript(torch.nn.Module):
 
 
 @pytest.fixture
-def toy(tmp_path: Path) -> FeatureExtractor:
-    """Loaded by the real loader from a TorchScript file, which a table of hashes knows."""
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureExtractor:
+    """Loaded by the real loader from a TorchScript file, which the table of hashes knows."""
     path = tmp_path / "i3d_torchscript.pt"
     torch.jit.script(ToyScript()).save(str(path))
-    with pytest.raises(ValueError, match="only the known one is opened"):
-        load_i3d(tmp_path)
-    return load_i3d(tmp_path, precision="bf16", blobs=known(path))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("an unknown TorchScript file is not opened"))
+        with pytest.raises(ValueError, match="expected 93daef59"):
+            load_i3d(tmp_path)
+    know(monkeypatch, path)
+    return load_i3d(tmp_path, precision="bf16")
 
 
 IGNORE_JIT = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore:.*torch.jit.*:FutureWarning")
@@ -277,16 +292,23 @@ IGNORE_JIT = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning
 def test_torchscript_is_opened_only_with_the_known_hash(toy: FeatureExtractor, clip: torch.Tensor) -> None:
     expected = (clip.float() / 127.5 - 1).mean() * torch.ones(1, 400)
     torch.testing.assert_close(toy.features(clip), expected, rtol=1e-4, atol=1e-6)
-    assert not toy.is_proxy and toy.bn_eps is None and toy.precision == "fp32", "published scores ran it in fp32"
+    assert not toy.is_proxy and toy.precision == "fp32", "published scores ran it in fp32"
 
 
 @IGNORE_JIT
-def test_a_protocol_gets_the_file_that_it_wants(toy: FeatureExtractor, proxy: InceptionI3D, tmp_path: Path) -> None:
+def test_a_protocol_gets_the_file_that_it_wants(
+    toy: FeatureExtractor, proxy: InceptionI3D, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise TensorFlow's original comes first, then TorchScript."""
     torch.save(proxy.state_dict(), tmp_path / "i3d_pretrained_400.pt")
-    blobs = known(tmp_path / "i3d_pretrained_400.pt") | known(tmp_path / "i3d_torchscript.pt")
-    blobs["i3d_pretrained_400.pt"] = git_blob_sha1(tmp_path / "i3d_pretrained_400.pt")
+    know(monkeypatch, tmp_path / "i3d_pretrained_400.pt")
     names = ["i3d_torchscript.pt", "i3d_pretrained_400.pt"]
-    assert [load_i3d(tmp_path, preferred=name, blobs=blobs).weights_file for name in names] == names
+    assert [load_i3d(tmp_path, preferred=name).weights_file for name in names] == names
+    original = "i3d_kinetics400.safetensors"
+    assert load_i3d(tmp_path, preferred=original).weights_file == "i3d_torchscript.pt"
+    save_file(proxy.state_dict(), tmp_path / original)
+    know(monkeypatch, tmp_path / original)
+    assert load_i3d(tmp_path).weights_file == original
 
 
 # ---------------------------------------------------------------- self-check
@@ -303,30 +325,21 @@ def test_the_self_check_measures_the_golden_distances(toy: FeatureExtractor) -> 
         for seed in (1, 2)
     ]
     noise = 400 * ((means[0].mean() - means[1].mean()) ** 2 + (means[0].std(ddof=1) - means[1].std(ddof=1)) ** 2)
-    golden = Golden(black_to_white=4 * 400.0, noise=noise, noise_tolerance=1e-6, noise_clips=3)
-    measured = self_check(toy, golden)
-    assert measured["black_to_white"] == pytest.approx(1600, rel=1e-6)
-    assert measured["noise"] == pytest.approx(noise, abs=1e-6)
+    assert self_check(toy, Golden(4 * 400.0, 0.01)) == pytest.approx(1600, rel=1e-6)
+    assert noise_distance(toy, 3) == pytest.approx(noise, abs=1e-6)
     assert noise_features(toy, 1, 3).shape == (3, 400)
-    with pytest.raises(ValueError, match="black_to_white is 1600.*expected 151"):
-        self_check(toy, Golden(noise_clips=2))
-    with pytest.raises(ValueError, match="self-check.*noise"):
-        self_check(toy, Golden(black_to_white=1600.0, noise_clips=2))
+    with pytest.raises(ValueError, match=r"i3d_torchscript.pt fails its self-check.*1600\.0.*expected 151"):
+        self_check(toy, GOLDEN["i3d_torchscript.pt"])
 
 
 def test_the_golden_values_are_those_of_the_evidence() -> None:
-    assert (golden_for("i3d_torchscript.pt"), golden_for("i3d_pretrained_400.pt")) == (
-        GOLDEN_TORCHSCRIPT,
-        GOLDEN_STATE_DICT,
-    )
-    for golden in (GOLDEN_TORCHSCRIPT, GOLDEN_STATE_DICT):
-        assert (golden.black_to_white, golden.noise, golden.noise_clips) == (151.2565, 10.138085, 128)
-        assert golden.black_to_white_tolerance <= 1 and golden.noise_tolerance <= 0.5
-
-
-def test_git_blob_hash_of_known_contents(tmp_path) -> None:
-    (tmp_path / "file").write_bytes(b"hello\n")
-    assert git_blob_sha1(tmp_path / "file") == "ce013625030ba8dba906f756967f9e9ca394464a"
+    assert GOLDEN.keys() == BN_EPS.keys(), "no file is used unchecked"
+    assert {file: golden.distance for file, golden in GOLDEN.items()} == {
+        "i3d_kinetics400.safetensors": 151.3925,
+        "i3d_torchscript.pt": 151.2565,
+        "i3d_pretrained_400.pt": 151.2565,
+    }
+    assert max(golden.tolerance for golden in GOLDEN.values()) <= 1 and NOISE == 10.138085
 
 
 def test_proxy_is_fixed_and_leaves_the_global_generator_alone(proxy: InceptionI3D, tmp_path) -> None:

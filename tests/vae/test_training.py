@@ -8,7 +8,6 @@ import pytest
 import torch
 from tiny_latte import check_golden
 from tiny_vae import clip, tiny_vae
-from torchvision.models import vgg16
 
 from pipelines.run.random_keys import Draws
 from pipelines.run.task import LoopConfig
@@ -21,7 +20,7 @@ from vae.losses import pixel_l1, psnr, wavelet_l1
 from vae.motion_module import MotionModule
 from vae.motion_trainer import MotionLossConfig, MotionTask
 from vae.objective import GanConfig, LossConfig, reconstruction_objective
-from vae.perceptual import VGG_FILE, PerceptualLoss, perceptual_frames, take_frames
+from vae.perceptual import perceptual_frames, take_frames
 from vae.trainer import VaeTask
 
 NO_PERCEPTUAL = LossConfig(perceptual=0)
@@ -208,26 +207,24 @@ def test_a_clip_that_is_not_finite_stops_before_the_weights(bad):
     assert state.optimizers["vae"].state == {}
 
 
-def test_perceptual_loss_needs_its_backbone(tmp_path):
-    with pytest.raises(ValueError, match=f"{VGG_FILE}.*put"):
-        vae_task(losses=LossConfig(weights_dir=str(tmp_path)))
-    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / VGG_FILE)
-    with pytest.raises(ValueError, match="VGG16"):
-        PerceptualLoss(str(tmp_path))
+class SquaredDistance(torch.nn.Module):
+    """In place of LPIPS: images (n, 3, h, w) -> (n, 1, 1, 1)."""
+
+    def forward(self, decoded, target):
+        return (decoded - target).square().mean(dim=(1, 2, 3), keepdim=True)
 
 
-def test_perceptual_loss_reads_torchvision_weights(tmp_path):
-    """A file of torchvision's layout with random numbers: every one of the thirteen convolutions arrives."""
-    torch.manual_seed(0)
-    reference = vgg16(weights=None, init_weights=False)
-    state = {name: p for name, p in reference.state_dict().items() if name.startswith("features")}
-    torch.save(state, tmp_path / VGG_FILE)
-    perceptual = PerceptualLoss(str(tmp_path))
-    slices = [getattr(perceptual.lpips.net, f"slice{i}") for i in range(1, 6)]
-    x = reference_x = torch.rand(1, 3, 32, 32)
-    for part in slices:
-        x = part(x)
-    torch.testing.assert_close(x, reference.features[:30](reference_x))
-    image = torch.rand(2, 3, 32, 32) * 2 - 1
-    assert perceptual(image, image).item() == 0
-    assert perceptual(image, -image).item() > 0
+def test_the_perceptual_loss_compares_the_drawn_frames():
+    losses, video = LossConfig(perceptual=3.0), clip()
+    coded = tiny_vae("default")(video, sample=False)
+    loss, terms = reconstruction_objective(coded, video, losses, SquaredDistance(), draws)
+    frames = perceptual_frames(video, draws("perceptual frames"))
+    difference = take_frames(coded.reconstruction, frames) - take_frames(video, frames)
+    assert terms["perceptual"].item() == pytest.approx(difference.square().mean().item(), rel=1e-5)
+    without, _ = reconstruction_objective(coded, video, losses, None, draws)
+    assert loss.item() == pytest.approx(without.item() + 3 * terms["perceptual"].item(), rel=1e-5)
+
+
+def test_a_perceptual_network_that_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="vae.losses.perceptual_network .*'squeeze'"):
+        LossConfig(perceptual_network="squeeze")
