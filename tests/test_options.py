@@ -36,7 +36,7 @@ FREE_TEXTS = {
     *("motion.init_from", "vae.init_from", "vae.motion_from", "latte.init_from"),
     *("cache.vae", "sample.vae", "sample.latte", "sample.guide", "sample.classes", "sample.first_frame"),
     *("reconstruct.input", "reconstruct.vae", "reconstruct.compare_with", "reconstruct.exchange"),
-    *("evaluate.samples", "evaluate.vae", "evaluate.weights_dir", "vae.losses.weights_dir"),
+    *("evaluate.samples", "evaluate.vae", "weights.folder"),
     *("report.runs", "report.compare", "export.folder"),
     *("study.clips", "study.results", "study.work", "study.only"),
     # of rows that the study plans together: it refuses names that are none of its rows, files or models

@@ -24,12 +24,12 @@ from pipelines.data.clip_index import build_index
 from pipelines.data.data_config import DataConfig
 from pipelines.data.latent_cache import LatentCache
 from pipelines.inputs.experiment import Experiment
-from pipelines.metrics.frame_quality import load_lpips
 from pipelines.metrics.i3d_weights import load_i3d
+from pipelines.metrics.lpips_distance import load_lpips
+from pipelines.parts.weights.restricted_pickle import read_tree
 from pipelines.run.checkpoint import load_latest
 from pipelines.run.config import load_config
 from pipelines.run.manifest import MANIFEST
-from vae.perceptual import PerceptualLoss
 from vae.registry import load_autoencoder
 from vae.ssf2020 import load_ssf2020
 
@@ -80,7 +80,13 @@ class Payload:
         return (open, (str(self.sentinel), "w"))
 
 
-@fault("F14", "pickles that would run code, in place of .pt .pth .bin .npy .pkl .metadata", "never run, 12/12", 12, 12)
+@fault(
+    "F14",
+    "pickles that would run code, in place of .pt .pth .bin .npy .pkl .ckpt .metadata",
+    "never run, 13/13",
+    13,
+    13,
+)
 def pickles(folder: Path, trials: int) -> Outcome:
     outcome, sentinel = Outcome(), folder / "ran"
     content = pickle.dumps({"state_dict": Payload(sentinel), "ema": Payload(sentinel)}, protocol=2)
@@ -116,7 +122,8 @@ def readers(folder: Path, content: bytes) -> Iterator[tuple[str, Callable[[], An
     yield "i3d .pt", lambda: load_i3d(put("i3d/i3d_pretrained_400.pt").parent)
     yield "i3d TorchScript", lambda: load_i3d(put("script/i3d_torchscript.pt").parent)
     yield "LPIPS .pth", lambda: load_lpips(put("alex/alexnet-owt-7be5be79.pth").parent)
-    yield "VGG .pth", lambda: PerceptualLoss(str(put("vgg/vgg16-397923af.pth").parent))
+    yield "VGG .pth", lambda: load_lpips(put("vgg/vgg16-397923af.pth").parent, "vgg")
+    yield "arrays of a package", lambda: read_tree(content)
     yield "ssf2020 .pth.tar", lambda: load_ssf2020(put("ssf.pth.tar"), {"width": 8, "downscale": 2})
     yield "official Latte .pt", lambda: load_official_latte(put("latte.pt"), None)
     yield "autoencoder .bin", lambda: load_autoencoder(model("DeCoVAE", "diffusion_pytorch_model.bin"))
@@ -225,7 +232,7 @@ def broken_installation(folder: Path, trials: int) -> Outcome:
     shown = doctor({"IMAGEIO_FFMPEG_EXE": str(folder / "no-ffmpeg")})
     outcome.count(shown[0] == 1 and "PROBLEM  video:" in shown[1] and "imageio-ffmpeg" in shown[1], f"{shown}")
     runs = Runs(folder, ALL[:2])
-    arguments = runs.new("vgg", "vae.losses.perceptual=4", f"vae.losses.weights_dir={folder / 'none'}")
+    arguments = runs.new("vgg", "vae.losses.perceptual=4", f"weights.folder={folder / 'none'}")
     codes = end(start("train_vae", arguments, folder / "vgg.log"))
     heard = said(folder / "vgg.log")
     is_fine = codes == [2] and "vae.losses.perceptual=0" in heard and "Traceback" not in heard

@@ -26,7 +26,8 @@ from pipelines.metrics.fvd_protocols import (
     score_id,
     select_real_clips,
 )
-from pipelines.metrics.i3d_weights import FeatureExtractor, calibration_clips, load_i3d
+from pipelines.metrics.i3d_weights import BN_EPS, FeatureExtractor, calibration_clips, load_i3d, weights_word
+from pipelines.metrics.weight_files import KNOWN_CONTENT
 
 
 def smooth_clips(seed: int, num_clips: int, num_frames: int = 9, size: int = 32) -> torch.Tensor:
@@ -51,6 +52,9 @@ def test_named_protocols_state_what_defines_a_number() -> None:
     assert (latte.real_codecs, latte.fake_codecs) == (("jpeg75",), ("h264", "jpeg75")) and latte.real_frame_stride == 3
     assert stylegan_v.real_selection == "sorted" and stylegan_v.real_split == latte.real_split == "all"
     assert videogpt.unbiased_covariance and videogpt.weights_file == "i3d_pretrained_400.pt"
+    assert strict.weights_file == "i3d_kinetics400.safetensors" and {p.weights_file for p in PROTOCOLS.values()} == set(
+        BN_EPS
+    )
     with pytest.raises(ValueError, match="evaluate.protocol.*fvd-videogpt, got 'fvd'"):
         find_protocol("fvd")
     for wrong in ({"protocol": "fvd"}, {"num_videos": -2}, {"num_videos": 1}, {"num_sets": -1}, {"i3d_batch_size": 0}):
@@ -58,22 +62,32 @@ def test_named_protocols_state_what_defines_a_number() -> None:
             EvaluateSection(**wrong)
 
 
-def test_what_deviates_from_a_protocol_stands_in_the_id() -> None:
+def word(weights_file: str) -> str:
+    return weights_word(weights_file, KNOWN_CONTENT[weights_file][1] if weights_file else "random-")
+
+
+def test_weights_and_what_deviates_from_a_protocol_stand_in_the_id() -> None:
     strict, videogpt = PROTOCOLS["fvd16-strict"], PROTOCOLS["fvd-videogpt"]
-    as_said = (2048, 5, "", False, "fp32", "i3d_torchscript.pt")
+    ours, script, ported = "i3d_kinetics400.safetensors", "i3d_torchscript.pt", "i3d_pretrained_400.pt"
+    as_said = (2048, 5, "", False, "fp32", ours)
     assert deviations(strict, *as_said) == []
-    assert score_id(strict, [], is_proxy=False) == "fvd16-strict"
     cases = {
-        "fvd16-strict-lossy": (2048, 5, "h264", False, "fp32", "i3d_torchscript.pt"),
-        "fvd16-strict-n256-sets1": (256, 1, "", False, "fp32", "i3d_torchscript.pt"),
-        "fvd16-strict-own-classes-bf16": (2048, 5, "", True, "bf16", "i3d_torchscript.pt"),
-        "fvd16-strict-i3d_pretrained_400": (2048, 5, "", False, "fp32", "i3d_pretrained_400.pt"),
+        "fvd16-strict-i3d-0dd31a0d": as_said,
+        "fvd16-strict-i3d-0dd31a0d-lossy": (2048, 5, "h264", False, "fp32", ours),
+        "fvd16-strict-i3d-0dd31a0d-n256-sets1": (256, 1, "", False, "fp32", ours),
+        "fvd16-strict-i3d-0dd31a0d-own-classes-bf16": (2048, 5, "", True, "bf16", ours),
+        "fvd16-strict-i3d_pretrained_400-other-weights": (2048, 5, "", False, "fp32", ported),
+        "fvd16-strict-i3d_torchscript-n256-other-weights": (256, 5, "", False, "fp32", script),
+        "proxy_fvd16-strict": (*as_said[:-1], ""),
     }
     for expected, facts in cases.items():
-        assert score_id(strict, deviations(strict, *facts), is_proxy=False) == expected
-    assert score_id(strict, deviations(strict, *as_said[:-1], ""), is_proxy=True) == "proxy_fvd16-strict"
-    assert deviations(videogpt, 2048, 1, "", False, "fp32", "i3d_pretrained_400.safetensors") == []
-    assert deviations(videogpt, 2048, 1, "h264", False, "fp32", "i3d_pretrained_400.pt") == ["h264"]
+        assert score_id(strict, deviations(strict, *facts), word(facts[-1])) == expected
+    for protocol, file in ((videogpt, ported), (PROTOCOLS["fvd16-stylegan-v"], script)):
+        found = {weights: deviations(protocol, 2048, 1, "", False, "fp32", weights) for weights in (file, ours)}
+        assert found == {file: [], ours: ["other-weights"]}
+        assert score_id(protocol, [], word(file)) == protocol.name, "published scores are those of the named file"
+        assert score_id(protocol, found[ours], word(ours)) == f"{protocol.name}-i3d-0dd31a0d-other-weights"
+    assert deviations(videogpt, 2048, 1, "h264", False, "fp32", ported) == ["h264"]
     for codec, words in (("h264", []), ("jpeg75", []), ("jpeg", ["jpeg"]), ("mpeg4", ["mpeg4"])):
         assert deviations(PROTOCOLS["fvd16-latte"], 2048, 1, codec, False, "fp32", "i3d_torchscript.pt") == words
 

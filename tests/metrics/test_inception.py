@@ -7,14 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.metrics import inception
-from pipelines.metrics.inception import (
-    build_inception,
-    frame_features,
-    inception_available,
-    load_inception,
-    split_frames,
-)
+from pipelines.metrics.inception import build_inception, frame_features, load_inception, split_frames
+from pipelines.metrics.weight_files import FILES, KNOWN_CONTENT
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +22,17 @@ def clips() -> Tensor:
     return torch.randint(0, 256, (2, 5, 20, 20, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
 
 
-def test_only_the_file_whose_hash_its_name_says_is_opened(
+def test_only_the_file_with_the_known_hash_is_opened(
     network: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not inception_available(tmp_path)
-    (tmp_path / inception.INCEPTION_FILE).write_bytes(b"something else")
+    path = tmp_path / FILES["inception"][0]
+    path.write_bytes(b"something else")
     with pytest.raises(ValueError, match="expected 0cc3c7bd"):
-        load_inception(tmp_path)
-    torch.save(network.state_dict(), tmp_path / "weights")
-    digits = sha256((tmp_path / "weights").read_bytes()).hexdigest()[:8]
-    monkeypatch.setattr(inception, "INCEPTION_FILE", f"inception_v3_google-{digits}.pth")
-    (tmp_path / "weights").rename(tmp_path / inception.INCEPTION_FILE)
-    loaded = load_inception(tmp_path).state_dict()
+        load_inception(path)
+    torch.save(network.state_dict(), path)
+    digits = sha256(path.read_bytes()).hexdigest()[:8]
+    monkeypatch.setitem(KNOWN_CONTENT, path.name, ("sha256", digits))
+    loaded = load_inception(path).state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in network.state_dict().items())
 
 

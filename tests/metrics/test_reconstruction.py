@@ -25,7 +25,7 @@ def small_extractor() -> FeatureExtractor:
     """The real class around a network of one layer: 400 features of a clip (n, 3, t, 224, 224)."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv3d(3, 1, 1), nn.AdaptiveAvgPool3d((4, 10, 10)), nn.Flatten())
-    return FeatureExtractor(network, "", "test", True, None)
+    return FeatureExtractor(network, "", "test", True)
 
 
 @pytest.mark.parametrize("num_frames", [1, 15, 16, 17, 31, 32, 33, 100])

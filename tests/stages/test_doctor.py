@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,8 @@ import pytest
 from pipelines import doctor
 from pipelines.doctor import NOTE, OK, PROBLEM
 from pipelines.inputs.experiment import Experiment
-from pipelines.metrics.inception import INCEPTION_FILE
-from pipelines.parts.doctor.weights import weights_wanted, wrong_content
+from pipelines.metrics.weight_files import FILES
+from pipelines.parts.doctor.weights import weights_wanted
 from pipelines.run.config import load_config
 from pipelines.run.stage import DEFAULT_CONFIG
 
@@ -31,8 +30,8 @@ def test_this_machine_can_train() -> None:
     answers = doctor.ask_machine([str(ROOT / "tests" / "tiny" / "nano.yaml"), "vae.losses.perceptual=0"])
     assert levels(doctor.check_video(answers)) == [OK]
     assert PROBLEM not in levels(doctor.check_needs(answers["needs"]))
-    wanted = doctor.check_gpu({**answers, "gpus": [], "needs": {"device": "cuda"}})
-    assert levels(wanted) == [PROBLEM]
+    lacking = doctor.check_gpu({**answers, "gpus": [], "needs": {"device": "cuda"}})
+    assert levels(lacking) == [PROBLEM]
 
 
 def test_a_pair_that_does_not_belong_together_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,32 +88,50 @@ def test_folders_rooms_and_weights(tmp_path: Path) -> None:
     (finding,) = doctor.check_folder(tmp_path / "runs", 10**18)
     assert finding.level == PROBLEM and "run.root=" in finding.mend
     assert levels(doctor.check_folder(tmp_path / "file" / "runs", 0)) == [PROBLEM]
-    vgg = tmp_path / "vgg16-397923af.pth"
-    weights = {"path": str(vgg), "from": "https://a.b/c", "use": "the loss", "needed": True, "present": "", "wrong": ""}
+    file, command = tmp_path / "vgg16.safetensors", "python pipelines/weights.py vgg16"
+    weights = {"name": "vgg16", "use": "the loss", "needed": True, "present": "", "wrong": "", "command": command}
     needs = {"root": str(tmp_path), "disk_bytes": 0, "data": str(tmp_path / "gone"), "compiled": [], "num_workers": 0}
     findings = list(doctor.check_needs(needs | {"weights": [weights, {**weights, "needed": False}]}))
     assert levels(findings) == [OK, PROBLEM, PROBLEM, NOTE]
-    assert findings[2].mend.startswith("curl ") and "vgg16-397923af.pth" in findings[2].mend
-    weights |= {"present": str(vgg)}
+    assert findings[2].text == "the weights vgg16 are missing: for the loss" and findings[2].mend == command
+    weights |= {"present": str(file)}
     assert levels(doctor.check_needs(needs | {"data": "", "weights": [weights]})) == [OK, OK]
-    vgg.touch()
-    damaged = {**weights, "needed": False, "wrong": wrong_content(vgg)}
+    damaged = {**weights, "needed": False, "wrong": "it is another file", "command": f"rm {file} && {command}"}
     finding = list(doctor.check_needs(needs | {"data": "", "weights": [damaged]}))[-1]
-    assert finding.level == NOTE and "expected 397923af" in finding.text and finding.mend.startswith("curl ")
+    assert (finding.level, finding.text, finding.mend) == (NOTE, "it is another file", damaged["command"])
     assert levels(doctor.check_needs({"error": "Key 'lrr' not in 'LoopConfig'"})) == [PROBLEM]
 
 
+def wanted(tmp_path: Path, *arguments: str, trains_vae: bool = True) -> dict[str, dict]:
+    """What the doctor says of every file of weights in tmp_path."""
+    config = load_config(Experiment, [f"weights.folder={tmp_path}", *arguments], DEFAULT_CONFIG)
+    return {file["name"]: file for file in weights_wanted(config, trains_vae)}
+
+
+def test_weights_that_a_configuration_uses_are_named_with_the_command_that_fetches_them(tmp_path: Path) -> None:
+    """The demo trains without a perceptual loss, and scores by fvd16-strict, LPIPS on AlexNet and Inception."""
+    plain = wanted(tmp_path)
+    assert list(plain) == ["i3d", "alexnet", "inception"] and not any(file["needed"] for file in plain.values())
+    lossy = ("vae.losses.perceptual=4", "evaluate.protocol=fvd16-latte", "evaluate.frames_per_video=0")
+    assert list(wanted(tmp_path, *lossy)) == ["vgg16", "i3d-torchscript", "i3d", "alexnet"]
+    vgg = wanted(tmp_path, *lossy)["vgg16"]
+    assert vgg["needed"] and vgg["use"] == "the perceptual loss; without it: set vae.losses.perceptual=0"
+    assert vgg["command"] == f"python pipelines/weights.py vgg16 weights.folder={tmp_path}"
+    assert not wanted(tmp_path, *lossy, trains_vae=False)["vgg16"]["needed"]
+    assert list(wanted(tmp_path, *lossy, "vae.losses.perceptual_network=alex"))[0] == "alexnet"
+
+
 def test_weights_that_are_not_the_known_ones_are_named(tmp_path: Path) -> None:
-    folder = {"vae.losses.weights_dir": tmp_path, "evaluate.weights_dir": tmp_path}
-    config = load_config(Experiment, [f"{key}={value}" for key, value in folder.items()], DEFAULT_CONFIG)
-    assert [file["wrong"] for file in weights_wanted(config, True)] == [""] * 4
-    for name in ("i3d_torchscript.pt", INCEPTION_FILE):
-        (tmp_path / name).write_bytes(b"a page of an error")
-    i3d, inception = (file["wrong"] for file in weights_wanted(config, True)[2:])
-    assert "i3d_torchscript.pt has git-blob SHA-1" in i3d and "expected 0cc3c7bd" in inception
-    digest = sha256(b"the known content").hexdigest()
-    (tmp_path / f"net-{digest[:8]}.pth").write_bytes(b"the known content")
-    assert not wrong_content(tmp_path / f"net-{digest[:8]}.pth")
+    assert [(file["present"], file["wrong"]) for file in wanted(tmp_path).values()] == [("", "")] * 3
+    for name in ("alexnet", "inception"):
+        (tmp_path / FILES[name][-1]).write_bytes(b"a page of an error")
+    found = wanted(tmp_path)
+    assert "expected 7be5be79" in found["alexnet"]["wrong"] and "expected 0cc3c7bd" in found["inception"]["wrong"]
+    path = found["inception"]["present"]
+    assert path == str(tmp_path / FILES["inception"][0])
+    assert found["inception"]["command"] == (
+        f"rm {path} && python pipelines/weights.py inception weights.folder={tmp_path}"
+    )
 
 
 def test_it_imports_nothing_but_the_standard_library() -> None:

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 
 import diffusers
@@ -36,7 +35,8 @@ from pipelines.metrics import declared, inception
 from pipelines.metrics.clip_set import ClipSet
 from pipelines.metrics.declared import HELD_OUT_CLIPS, ONE, Metric
 from pipelines.metrics.fvd_protocols import PROTOCOLS, real_frame_indices
-from pipelines.metrics.i3d_weights import KNOWN_BLOBS, git_blob_sha1
+from pipelines.metrics.i3d_self_check import GOLDEN, Golden
+from pipelines.metrics.weight_files import FILES, KNOWN_CONTENT, content_hash
 from pipelines.parts.evaluate.autoencoders import DiffusersAutoencoder, open_autoencoder
 from pipelines.parts.evaluate.context import Evaluation, SampleSet
 from pipelines.parts.evaluate.video_files import check_videos, find_videos
@@ -63,22 +63,25 @@ class ToyI3D(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Prepared clips, a file of weights whose hash is known here, and the record that it has passed its self-check."""
+    """Prepared clips, and a file of weights whose hash and golden value are known here."""
     root = tmp_path_factory.mktemp("evaluate")
     weights = root / "weights" / "i3d_torchscript.pt"
     weights.parent.mkdir()
     torch.jit.script(ToyI3D()).save(str(weights))
-    checked = root / ".i3d_self_check" / f"{git_blob_sha1(weights)}-None.json"
-    checked.parent.mkdir()
-    checked.write_text("{}")
     prepare_data.run(load(root))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(KNOWN_BLOBS, weights.name, git_blob_sha1(weights))
+        patch.setitem(KNOWN_CONTENT, weights.name, ("git-blob", content_hash(weights)))
+        patch.setitem(GOLDEN, weights.name, Golden(black_to_white(), 0.01))
         yield root
 
 
+def black_to_white() -> float:
+    """The toy's golden value: its cells are all -1 of a black clip and all 1 of a white one."""
+    return (2 * ToyI3D().weight.sum(dim=0)).double().square().sum().item()
+
+
 def load(root: Path, *arguments: str) -> Experiment:
-    return nano(root, f"evaluate.weights_dir={root / 'weights'}", DATA, *SMALL, *arguments)
+    return nano(root, f"weights.folder={root / 'weights'}", DATA, *SMALL, *arguments)
 
 
 def scores_of(config: Experiment) -> dict:
@@ -124,14 +127,18 @@ def test_64_against_64_videos_of_anybody(root: Path, peers: Path, capsys: pytest
     config = load(root, f"evaluate.samples={peers}")
     scores = scores_of(config)
     record = scores["generation"]["fvd16_record"]
-    assert record["id"] == "fvd16-strict-n64-sets1" and record["name"] == "fvd16" and not record["complete"]
+    assert (
+        record["id"] == "fvd16-strict-i3d_torchscript-n64-sets1-other-weights"
+        and record["name"] == "fvd16"
+        and not record["complete"]
+    )
     assert (record["num_videos"], record["num_sets"], record["floor"]["num_videos"]) == (64, 1, 32)
     assert record["class_prior"] == "as in the real split" and record["codec"]["samples"] == "lossless"
     assert (record["split"], record["stride"], record["resize"]) == ("train", {"real": 1, "fake": 1}, "antialiased")
-    assert record["weights_hash"] == git_blob_sha1(root / "weights" / "i3d_torchscript.pt")
+    assert record["weights_hash"] == content_hash(root / "weights" / "i3d_torchscript.pt")
     assert {"seeds", "code_version", "samples", "data", "kernel_distance", "inception_score_i3d"} <= record.keys()
     table = capsys.readouterr().out
-    assert re.search(r"fvd16 +\S+ +fvd16-strict-n64-sets1\n", table) and "real against real, 32 clips" in table
+    assert re.search(rf"fvd16 +\S+ +{record['id']}\n", table) and "real against real, 32 clips" in table
 
     index = open_index(config)
     entries = sorted(index.split("train"), key=lambda entry: entry.path)
@@ -159,7 +166,10 @@ def test_a_compressed_folder_has_an_id_of_its_own(root: Path, tmp_path: Path) ->
         write_video(tmp_path / f"{number}.mp4", moving(number), fps=8)
     options = [f"evaluate.samples={tmp_path}", "evaluate.classifier_seeds=0"]
     record = scores_of(load(root, *options))["generation"]["fvd16_record"]
-    assert record["id"] == "fvd16-strict-lossy-n6-sets1" and record["codec"]["samples"] == "h264"
+    assert (
+        record["id"] == "fvd16-strict-i3d_torchscript-lossy-n6-sets1-other-weights"
+        and record["codec"]["samples"] == "h264"
+    )
     assert record["class_prior"].startswith("unknown")
     latte = scores_of(load(root, *options, "evaluate.protocol=fvd16-stylegan-v"))["generation"]["fvd16_record"]
     assert (
@@ -259,12 +269,14 @@ def test_two_processes_share_the_work(root: Path, peers: Path, tmp_path: Path) -
     weights = root / "weights" / "i3d_torchscript.pt"
     script = tmp_path / "evaluate.py"  # the stage, which takes the toy network for the known one
     script.write_text(
-        "import runpy\nfrom pipelines.metrics.i3d_weights import KNOWN_BLOBS\n"
-        f"KNOWN_BLOBS[{weights.name!r}] = {git_blob_sha1(weights)!r}\n"
+        "import runpy\nfrom pipelines.metrics.i3d_self_check import GOLDEN, Golden\n"
+        "from pipelines.metrics.weight_files import KNOWN_CONTENT\n"
+        f"KNOWN_CONTENT[{weights.name!r}] = {KNOWN_CONTENT[weights.name]!r}\n"
+        f"GOLDEN[{weights.name!r}] = Golden({black_to_white()!r}, 0.01)\n"
         f"runpy.run_path({str(ROOT / 'pipelines' / 'evaluate.py')!r}, run_name='__main__')\n"
     )
     options = [f"evaluate.samples={peers}", "evaluate.classifier_seeds=0", "evaluate.num_videos=40"]
-    arguments = [f"run.root={root}", f"evaluate.weights_dir={weights.parent}", DATA, *SMALL, *options]
+    arguments = [f"run.root={root}", f"weights.folder={weights.parent}", DATA, *SMALL, *options]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [*launcher, str(script), str(NANO), *arguments]
@@ -346,7 +358,7 @@ def test_any_autoencoder_of_diffusers_is_scored(root: Path, tmp_path: Path, name
         values.append(-10 * torch.log10(error).item())
     assert scores["reconstruction"]["psnr"] == pytest.approx(sum(values) / 2, abs=0.02)
     record = scores["reconstruction"]["rfvd_per_clip_record"]
-    assert record["id"] == "rfvd-per-clip-t16-n2" and record["model"] == name
+    assert record["id"] == "rfvd-per-clip-t16-n2-i3d_torchscript" and record["model"] == name
     assert "fvd16" not in json.dumps(scores)
 
 
@@ -380,7 +392,10 @@ def test_a_pipeline_is_sampled_and_scored(root: Path, tmp_path: Path) -> None:
     options = [f"evaluate.samples={tmp_path / 'package'}", "evaluate.num_videos=8", "evaluate.classifier_seeds=0"]
     config = load(root, *options)
     record = scores_of(config)["generation"]["fvd16_record"]
-    assert record["id"] == "fvd16-strict-n8-sets1" and record["codec"]["samples"] == "lossless"
+    assert (
+        record["id"] == "fvd16-strict-i3d_torchscript-n8-sets1-other-weights"
+        and record["codec"]["samples"] == "lossless"
+    )
     assert record["class_prior"] == "as in the real split" and len(record["seeds"]["samples"]) == 8
     folder = next((root / "nano" / "evaluate").glob("samples-of-package-*"))
     plan = json.loads((folder / "samples.json").read_text())
@@ -399,23 +414,23 @@ def test_a_pipeline_is_sampled_and_scored(root: Path, tmp_path: Path) -> None:
 
 
 def test_frame_scores_where_inception_is_there(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With random weights under the name that their hash gives."""
+    """With random weights that are taken for the known ones."""
     torch.manual_seed(0)
     network = inception.build_inception()
     shutil.copytree(root / "weights", tmp_path / "weights")
-    torch.save(network.state_dict(), tmp_path / "state")
-    name = f"inception_v3_google-{sha256((tmp_path / 'state').read_bytes()).hexdigest()[:8]}.pth"
-    (tmp_path / "state").rename(tmp_path / "weights" / name)
-    monkeypatch.setattr(inception, "INCEPTION_FILE", name)
+    file = tmp_path / "weights" / FILES["inception"][0]
+    torch.save(network.state_dict(), file)
+    monkeypatch.setitem(KNOWN_CONTENT, file.name, ("sha256", content_hash(file)[:8]))
     (tmp_path / "videos").mkdir()
     for number in range(3):
         np.save(tmp_path / "videos" / f"{number}.npy", moving(number).numpy())
-    options = [f"evaluate.samples={tmp_path / 'videos'}", f"evaluate.weights_dir={tmp_path / 'weights'}"]
+    options = [f"evaluate.samples={tmp_path / 'videos'}", f"weights.folder={tmp_path / 'weights'}"]
     generation = scores_of(load(root, *options, "evaluate.classifier_seeds=0", "evaluate.frames_per_video=1"))[
         "generation"
     ]
     record = generation["fid_torchvision_record"]
     assert record["id"] == "fid-torchvision-fvd16-strict-f1-n3-sets1" and record["num_videos"] == 3
+    assert (record["weights_file"], record["weights_hash"]) == (file.name, content_hash(file))
     logits = inception.split_frames(inception.frame_features(torch.stack([moving(i) for i in range(3)]), network, 1))[1]
     p = torch.softmax(logits.double(), dim=1)
     expected = (p * (p / p.mean(dim=0)).log()).sum(dim=1).mean().exp().item()
