@@ -10,6 +10,9 @@ from nano_run import make_run
 from torch import Tensor
 
 from pipelines.data.video_file import write_video
+from pipelines.metrics.weight_files import FILES, how_to_fetch
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,6 +26,21 @@ def real_clips(pytestconfig: pytest.Config) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real clips: {folder} (pytest's ini option real_clips) does not exist")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_weights() -> Callable[[str], Path]:
+    """real_weights("vgg16") -> the file that `make weights` has put into weights/; without it the test is skipped."""
+
+    def find(name: str) -> Path:
+        file = ROOT / "weights" / FILES[name][0]
+        if not file.is_file():
+            pytest.skip(
+                f"no real weights: weights/{file.name} is not there, which {how_to_fetch(name, 'weights')} fetches"
+            )
+        return file
+
+    return find
 
 
 @pytest.fixture(scope="session")
