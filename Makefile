@@ -1,4 +1,5 @@
 # make demo: the whole chain on the embedded data set, ending in runs/demo/report/index.html
+# make weights: pretrained networks for published scores and the perceptual loss (110 MB to download, docs/weights.md)
 # make test, make lint: the tests; style and types
 # make studies: the command of every page in docs/results, as small as it gets (five minutes)
 # make docs: what is generated in docs/: options of the stages, the picture, which results earlier code made
@@ -9,10 +10,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 help:
-	@sed -n '1,6s/^# //p' Makefile
+	@sed -n '1,7s/^# //p' Makefile
 
 demo: .venv/project
 	$(BIN)/python pipelines/chain.py configs/demo.yaml
+
+weights: .venv/project
+	$(BIN)/python pipelines/weights.py i3d lpips
 
 test: .venv/project
 	$(BIN)/python -m pytest
@@ -52,4 +56,4 @@ lint: .venv/project
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.PHONY: help demo test studies faults docs lint
+.PHONY: help demo weights test studies faults docs lint
