@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.parts.weights.sources import GROUPS, SOURCES
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 STAGE_FILE = re.compile(r"pipelines/(\w+)\.py")
 ARGUMENT = re.compile(r"[a-z_]+(\.\w+)+=.*|\S+\.yaml")  # section.key=value or a configuration
-KINDS = ("vae", "cache", "latte")  # of benchmark: its first word
+# Of benchmark its kind, of weights the names of files: words that are no options.
+KINDS = ("vae", "cache", "latte", *SOURCES, *GROUPS)
 RUN_BEFORE = re.compile(r"(\.venv/bin/)?python ")  # how a command begins that one process runs; else a launcher does
 SHELL_VARIABLES = {"$NUMBER": "3", "$SLURM_ARRAY_TASK_ID": "3"}
 
