@@ -161,6 +161,29 @@ def test_64_against_64_videos_of_anybody(root: Path, peers: Path, capsys: pytest
     assert "scored already" in capsys.readouterr().out
 
 
+def test_weights_that_were_fetched_since_are_used(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And those that are gone again take no score away."""
+    (tmp_path / "videos").mkdir()
+    for number in range(3):
+        np.save(tmp_path / "videos" / f"{number}.npy", moving(number).numpy())
+    weights = tmp_path / "weights"
+    options = [f"evaluate.samples={tmp_path / 'videos'}", "evaluate.classifier_seeds=0", f"weights.folder={weights}"]
+    config = load(root, *options)
+    assert "proxy_fvd16" in scores_of(config)["generation"]
+    evaluate.run(config)
+    assert "scored already" in capsys.readouterr().out
+    shutil.copytree(root / "weights", weights)
+    generation = scores_of(config)["generation"]
+    assert "fvd16" in generation and "proxy_fvd16" not in generation
+    assert "scored before without i3d_torchscript.pt: scoring again" in capsys.readouterr().out
+    assert scores_of(config)["generation"] == generation
+    shutil.rmtree(weights)
+    assert scores_of(config)["generation"] == generation
+    assert capsys.readouterr().out.count("scored already") == 2
+
+
 def test_a_compressed_folder_has_an_id_of_its_own(root: Path, tmp_path: Path) -> None:
     for number in range(6):
         write_video(tmp_path / f"{number}.mp4", moving(number), fps=8)
