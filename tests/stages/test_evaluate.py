@@ -400,8 +400,10 @@ def test_an_autoencoder_pads_what_it_cannot_code_and_refuses_what_is_none(root: 
 
 def test_our_own_autoencoders_are_scored_by_name_alone(root: Path, tmp_path: Path) -> None:
     tiny_vae("default").save_pretrained(tmp_path)
-    scores = scores_of(load(root, f"evaluate.vae={tmp_path}", "evaluate.reconstruction_clips=2"))
-    assert scores["reconstruction"]["psnr_warp_only"] is not None and "rfvd" not in scores["reconstruction"]
+    options = [f"evaluate.vae={tmp_path}", "evaluate.reconstruction_clips=2"]
+    scores = scores_of(load(root, *options))["reconstruction"]
+    assert scores["psnr_warp_only"] is not None and scores["rfvd_record"]["num_videos"] == 2
+    assert "rfvd" not in scores_of(load(root, *options, "evaluate.rfvd_clips=0"))["reconstruction"]
 
 
 def test_a_pipeline_is_sampled_and_scored(root: Path, tmp_path: Path) -> None:
