@@ -40,17 +40,10 @@ def test_a_file_has_its_known_content(real_weights: Callable[[str], Path], name:
 
 
 def test_black_and_white_are_as_far_apart_as_others_measured(real_weights: Callable[[str], Path]) -> None:
-    """And the epsilon of the batch norms counts."""
     path = real_weights("i3d")
     extractor = load_i3d(path.parent)
     assert not extractor.is_proxy and extractor.weights_hash == KNOWN_CONTENT[path.name][1]
     assert self_check(extractor, GOLDEN[path.name]) == pytest.approx(151.3925, abs=0.01)
-    for module in extractor.network.modules():
-        if isinstance(module, torch.nn.BatchNorm3d):
-            assert module.eps == 1e-3
-            module.eps = 1e-5
-    with pytest.raises(ValueError, match="fails its self-check"):
-        self_check(extractor, GOLDEN[path.name])
 
 
 @pytest.fixture(scope="module")
