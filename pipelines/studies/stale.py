@@ -11,7 +11,16 @@ from pipelines.studies.result_rows import mark_stale, read_rows, write_page, wri
 from pipelines.studies.study import RESULTS, Study
 
 STUDIES = (
-    *("demo", "actions64", "vae_ablation", "keyframes", "latent_layouts", "latte_presets", "metric_sanity"),
+    *(
+        "demo",
+        "actions64",
+        "vae_ablation",
+        "objective",
+        "keyframes",
+        "latent_layouts",
+        "latte_presets",
+        "metric_sanity",
+    ),
     *("vae_speed", "latte_speed", "cache_speed", "evaluate_large", "two_processes", "gpu_latte", "gpu_training"),
     "faults",
 )

