@@ -127,10 +127,11 @@ def read_record(folder: Path, source: VideoSource) -> dict[str, Any] | None:
 
 
 def load_scoring(config: Experiment) -> Scoring:
-    """The networks that score; LPIPS only where its weights are, I3D as its proxy where they are not."""
+    """The networks that score, as far as their weights are there."""
     options = config.reconstruct
     lpips = open_lpips(config, choose_device(config.run.device))
-    extractor = open_extractor(config) if options.clips_per_file else None
+    is_wanted = options.clips_per_file and weights_found(config)["i3d"]
+    extractor = open_extractor(config) if is_wanted else None
     return Scoring(find_protocols(options.protocols), lpips, extractor, options.clip_frames, options.clips_per_file)
 
 

@@ -27,7 +27,7 @@ class EvaluateSection:
     classifier_clips: int = 512  # clips of either split that the classifiers see at most, spread over the files
     proxy_clips: int = 512  # samples, and held-out clips, behind the proxy_frechet distances at most; 0 = none
     reconstruction_clips: int = 256  # held-out clips whose reconstruction is scored at most
-    rfvd_clips: int = 64  # of these, the clips whose I3D features are compared too (rfvd, rfvd_per_clip); 0 = none
+    rfvd_clips: int = 64  # of these, the clips whose I3D features are compared too (rfvd) where I3D is there; 0 = none
 
     def __post_init__(self) -> None:
         find_protocol(self.protocol)

@@ -11,6 +11,7 @@ from pipelines.data.clip_index import ClipIndex
 from pipelines.data.video_file import to_uint8
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.scoring_networks import open_extractor, open_lpips
+from pipelines.inputs.weights_used import weights_found
 from pipelines.metrics.clip_set import evenly_spaced
 from pipelines.metrics.components import FIRST_FRAME, SCORED_COMPONENTS, score_components
 from pipelines.metrics.i3d import MIN_FRAMES
@@ -31,9 +32,9 @@ NAMES = ("psnr", "psnr_copy_first_frame", *OF_COMPONENTS, "ssim", "psnr_keyframe
 
 
 def rfvd_extractor(config: Experiment) -> FeatureExtractor | None:
-    """I3D for rfvd, None where it is not wanted or clips are too short; to be called by all processes."""
+    """I3D for rfvd, None where it is not wanted or not there, or clips are too short; to be called by all processes."""
     is_wanted = config.evaluate.rfvd_clips and config.data.num_frames >= MIN_FRAMES
-    return open_extractor(config) if is_wanted else None
+    return open_extractor(config) if is_wanted and weights_found(config)["i3d"] else None
 
 
 def score_autoencoder(
