@@ -19,6 +19,7 @@ from pipelines import ablate
 from pipelines.prepare_data import run as prepare_data
 from pipelines.run.config import load_config
 from pipelines.run.folder import write_json
+from pipelines.studies.ablation import pool
 from pipelines.studies.ablation.options import AblationStudy
 from pipelines.studies.ablation.plan import (
     chosen_rows,
@@ -29,7 +30,7 @@ from pipelines.studies.ablation.plan import (
     with_steps,
 )
 from pipelines.studies.ablation.pool import run_jobs
-from pipelines.studies.ablation.scores import group_of
+from pipelines.studies.ablation.scores import METRICS, OF_NETWORKS, group_of
 from pipelines.studies.ablation.table import build_table, group_means, to_markdown
 from pipelines.studies.ablation.timing import (
     measure,
@@ -199,10 +200,8 @@ def test_every_row_is_timed_once_against_the_reference(tmp_path: Path) -> None:
 
 
 def clip(path: str, stride: int, psnr: float, warp: float | None = None) -> dict:
-    names = ("ssim", "psnr_first_frame", "psnr_keyframe", "psnr_warp_decoded")
-    return {"path": path, "stride": stride, "start": 0, "psnr": psnr, "psnr_warp_only": warp} | dict.fromkeys(
-        names, 0.5
-    )
+    others = dict.fromkeys(METRICS, 0.5) | dict.fromkeys(OF_NETWORKS)  # no network was there
+    return {"path": path, "stride": stride, "start": 0} | others | {"psnr": psnr, "psnr_warp_only": warp}
 
 
 def write_run(folder: Path, psnr: float, seconds: float) -> None:
@@ -346,6 +345,18 @@ def test_ctrl_c_lets_the_runs_save(tmp_path: Path) -> None:
     assert stopped.value.code == 128 + signal.SIGINT
     assert "saved step" in (job.path / "log.txt").read_text()
     assert list((job.path / "train_vae" / "checkpoints").iterdir())
+
+
+def test_a_run_that_ended_before_its_log_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = experiment(tmp_path, *SHORT.split(), "ablation.rows={still: {overlays: [still]}}")
+    (job,) = plan_jobs(config, rows_of(config), {})
+    monkeypatch.setattr(pool, "work", ended_at_once)
+    assert run_jobs([job], 1, lambda failed: None) == {"still-seed0": "ended with 3"}
+    assert not (job.path / "log.txt").exists()
+
+
+def ended_at_once(kind: str, experiment: str, log: str) -> None:
+    os._exit(3)
 
 
 def test_a_child_ends_when_its_parent_is_killed() -> None:
