@@ -18,12 +18,12 @@ demo: .venv/project
 weights: .venv/project
 	$(BIN)/python pipelines/weights.py i3d lpips
 
-# Two processes of one thread each: on two cores in half the time of one with two.
+# Two processes of one thread each: on two cores in about half the time of one with two.
 test: .venv/project
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 studies: .venv/project
-	$(BIN)/python -m pytest -m studies
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m studies --numprocesses 2
 
 faults: .venv/project
 	$(BIN)/python tests/faults/run.py
