@@ -1,6 +1,5 @@
 """weights: the command. Names, what a configuration uses, second calls, exit codes; every file is a known one."""
 
-import os
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from made_weights import (
     made_package,
     made_tensors,
     made_tree,
-    make_known,
+    only_packages_in,
     source_of,
 )
 
@@ -33,14 +32,10 @@ from pipelines.weights import weights
 @pytest.fixture(autouse=True)
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only place where pip looks for packages, empty at first; no proxy."""
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "packages"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(urllib.request, "_opener", None)
     (tmp_path / "packages").mkdir()
-    make_known(monkeypatch)
-    return tmp_path / "packages"
+    return only_packages_in(tmp_path / "packages", monkeypatch)
 
 
 @pytest.fixture

