@@ -22,19 +22,21 @@ NUM_CLIPS, FRAME, ENLARGED = 6, 12, 2
 
 @torch.no_grad()
 def write_picture(config: AblationStudy, rows: Mapping[str, str], path: Path) -> None:
-    """A column per row of the ablation {row: its name there}, seed 0, beside the original; frame 12 of some clips."""
+    """A column per trained row of the ablation {row: its name there}, seed 0, beside the original; frame 12 of some
+    clips."""
     clips = FixedClips(open_index(config), config.data, "validation")
     videos = [clips[i]["video"] for i in evenly_spaced(len(clips), NUM_CLIPS)]
     columns = [[to_uint8(video) for video in videos]]
-    for row in rows:
-        run = Path(config.run.root) / config.run.name / f"{row}-seed0"
+    runs = {row: Path(config.run.root) / config.run.name / f"{row}-seed0" for row in rows}
+    trained = {row: run for row, run in runs.items() if (run / STAGE / "last").is_dir()}
+    for run in trained.values():
         model = load_autoencoder(resolve_model("", run, STAGE, which="last"))
         decoded = [model.decode_components(video.unsqueeze(0))["reconstruction"][0] for video in videos]
         columns.append([to_uint8(video) for video in decoded])
     grid = tile([[_enlarged(column[i]) for column in columns] for i in range(len(videos))])
     width = ENLARGED * config.data.resolution
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_png(path, label_columns(grid, ["original", *rows.values()], width)[0])
+    write_png(path, label_columns(grid, ["original", *(rows[row] for row in trained)], width)[0])
 
 
 def _enlarged(video_uint8: Tensor) -> Tensor:
