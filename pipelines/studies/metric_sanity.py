@@ -132,7 +132,7 @@ def ranking(rows: Rows) -> str:
     lines = []
     for row, name, metric in sorted(entries, key=lambda entry: not entry[2]["kept"]):
         marks = [mark(metric["damage"].get(damage)) for damage in damages]
-        kept = "-" if name == WRONG else YES_NO[metric["kept"]]
+        kept = YES_NO[metric["kept"]] if name.startswith("proxy_") else "-"
         lines.append(([row], [f"`{name}`", *marks, f"{metric['ordered']} of 5", kept]))
     return markdown_table(["metric", *damages, "in order", "kept"], lines)
 
