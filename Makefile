@@ -18,7 +18,7 @@ demo: .venv/project
 weights: .venv/project
 	$(BIN)/python pipelines/weights.py i3d lpips
 
-# Two processes of one thread each: on two cores in about half the time of one with two.
+# Two processes of one thread each: on two cores in two thirds of the time of one with two.
 test: .venv/project
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
