@@ -154,13 +154,6 @@ def predict(classifier: VideoClassifier, video_uint8: Tensor) -> Tensor:
     return torch.cat([classifier(frames.to(device)).argmax(dim=1).cpu() for frames in _seen(video_uint8)])
 
 
-@torch.inference_mode()
-def embed(classifier: VideoClassifier, video_uint8: Tensor) -> Tensor:
-    """video_uint8: (n, t, h, w, 3) uint8 -> (n, d) float on the CPU: the features behind the classifier's answer."""
-    device = classifier.head.weight.device
-    return torch.cat([classifier.features(frames.to(device)).cpu() for frames in _seen(video_uint8)])
-
-
 def accuracy(classifier: VideoClassifier, video_uint8: Tensor, labels: Tensor) -> float:
     """Share of clips (n, t, h, w, 3) uint8 whose predicted class is their label (n,); chance is 1 / num_classes."""
     return (predict(classifier, video_uint8) == labels).float().mean().item()

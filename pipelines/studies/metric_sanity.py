@@ -15,25 +15,20 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from pipelines.inputs.run_paths import run_path
 from pipelines.metrics.i3d_weights import load_i3d
 from pipelines.metrics.proxy_temporal import TemporalFeatures
 from pipelines.metrics.weight_files import find_weights
-from pipelines.studies.clip_sets import FILES, link_clips
 from pipelines.studies.code_hash import REPOSITORY
-from pipelines.studies.experiments import AUTOENCODER_CODE, SMALL, load_experiment, train_autoencoder
 from pipelines.studies.result_rows import Rows, markdown_table, round_floats
 from pipelines.studies.sanity.clips import Clips, files_of, read_clips
 from pipelines.studies.sanity.damage import DAMAGE, MIX_UP, STRENGTHS, mix_up
-from pipelines.studies.sanity.distances import WRONG, Values, by_classifier, by_features, by_i3d, by_lpips, sources_of
+from pipelines.studies.sanity.distances import WRONG, Values, by_classifier, by_features, by_i3d, by_lpips
 from pipelines.studies.study import Case, Measured, Study, StudySection, main
 
 CLIPS_PER_FILE, NUM_SPLITS, TINY_FILES = 2, 16, 8
 TINY_SOURCES = ("temporal", "classifier")
 CLASSIFIER_CLIPS, CLASSIFIER_STEPS, CLASSIFIER_DRAWS = 6, 200, 6
-PLAIN = "configs/overlays/small_64/plain_equal_latents.yaml"
-AUTOENCODERS = {"deco_vae": (SMALL,), "plain_vae": (SMALL, PLAIN)}
-SOURCES = ("temporal", "i3d", "i3d_random", "lpips", "classifier", *AUTOENCODERS)
+SOURCES = ("temporal", "i3d", "i3d_random", "lpips", "classifier")
 ENOUGH = 4  # kinds of damage in order, of five
 REAL = "fvd16"  # what a proxy stands for
 AGREES = 0.7  # rank correlation with it, over all kinds and strengths of damage; set before anything was measured
@@ -66,15 +61,9 @@ def values_of(source: str, clips: Clips, options: StudySection, work: Path) -> V
         return by_i3d(clips, folder, count, load_i3d(weights, precision="bf16"))
     if source == "lpips":
         return by_lpips(clips, folder, weights_folder("alexnet", "vgg16"), count)
-    if source == "classifier":
-        people = read_clips(files_of(Path(options.clips) / "actions64"), 1 if options.tiny else CLASSIFIER_CLIPS)
-        draws, steps = (1, 2) if options.tiny else (CLASSIFIER_DRAWS, CLASSIFIER_STEPS)
-        return by_classifier(people, folder, draws, steps)
-    link_clips(options, work / "clips")
-    words = [*AUTOENCODERS[source], f"data.root={work / 'clips' / 'clips.csv'}", "data.flip=true"]
-    config = load_experiment(options, work, f"{source}-run", words)
-    train_autoencoder(config)
-    return by_features(clips, folder, sources_of(run_path(config), clips), count)
+    people = read_clips(files_of(Path(options.clips) / "actions64"), 1 if options.tiny else CLASSIFIER_CLIPS)
+    draws, steps = (1, 2) if options.tiny else (CLASSIFIER_DRAWS, CLASSIFIER_STEPS)
+    return by_classifier(people, folder, draws, steps)
 
 
 def weights_folder(*names: str) -> Path:
@@ -170,10 +159,7 @@ def values(rows: Rows) -> str:
 
 STUDY = Study(
     "metric_sanity",
-    (
-        *(*AUTOENCODER_CODE, "pipelines.metrics", "pipelines.studies.sanity", "pipelines.studies.metric_sanity"),
-        *(SMALL, PLAIN, FILES),
-    ),
+    ("pipelines.data", "pipelines.metrics", "pipelines.studies.sanity", "pipelines.studies.metric_sanity"),
     cases,
     measure,
     {"ranking": ranking, "agreement": agreement, "strengths": strengths, "values": values},

@@ -162,7 +162,7 @@ def test_ranking_knows_which_way_is_better(tmp_path: Path) -> None:
     first = find_results(["one"], str(tmp_path))[0]
     for name, values, order in (
         ("psnr", (30.0, 32.0, 31.0), [1, 2, 0]),
-        ("proxy_frechet_flow", (30.0, 32.0, 31.0), [0, 2, 1]),
+        ("proxy_frechet_temporal", (30.0, 32.0, 31.0), [0, 2, 1]),
         ("diversity", (0.5, 1.1, 1.6), [1, 0, 2]),
     ):
         results = [replace(first, run=str(i), scores={name: Score(value, "x")}) for i, value in enumerate(values)]

@@ -14,11 +14,7 @@ from pipelines.inputs.cache import fixed_clips, open_cache
 from pipelines.inputs.models import autoencoder_path
 from pipelines.metrics import class_accuracy
 from pipelines.metrics.clip_set import ClipSet, evenly_spaced
-from pipelines.metrics.proxy_classifier import NAME as CLASSIFIER
-from pipelines.metrics.proxy_classifier import joint_features
-from pipelines.metrics.proxy_frechet import proxy_record
 from pipelines.parts.evaluate.context import Evaluation, uncached
-from pipelines.run.hashes import digest, hash_folder
 from vae.registry import load_autoencoder
 
 BATCH = 16
@@ -46,10 +42,6 @@ def score_classes(evaluation: Evaluation) -> dict[str, Any]:
     for seed in range(options.classifier_seeds):
         fit = (len(index.classes), seed, options.classifier_steps, evaluation.device)
         judge = class_accuracy.fit(training, labels, *fit)
-        if not seed:
-            many = evaluation.many_held_out(options.classifier_clips)
-            real_rows = joint_features(judge, small(many), many.labels)
-            distance = (real_rows, joint_features(judge, shown["class_accuracy"], samples.labels))
         for name, clips in shown.items():
             accuracies[name].append(class_accuracy.accuracy(judge, clips, truth[name]))
         still_judge = class_accuracy.fit(still(training), labels, *fit)
@@ -58,20 +50,7 @@ def score_classes(evaluation: Evaluation) -> dict[str, Any]:
             class_accuracy.accuracy(still_judge, still_real, held_out.labels)
         )
     means = {name: fmean(values) for name, values in accuracies.items()}
-    scores = classifier_distance(evaluation, *distance, accuracies["class_accuracy_real"][0])
-    return scores | means | {f"{name}_per_seed": values for name, values in accuracies.items()}
-
-
-def classifier_distance(evaluation: Evaluation, real: Tensor, fake: Tensor, accuracy: float) -> dict[str, Any]:
-    """proxy_frechet_classifier and its record. real, fake: rows of `joint_features`; accuracy: of that classifier."""
-    options = evaluation.config.evaluate
-    # decoded training clips make the classifier depend on the autoencoder too
-    vae = hash_folder(evaluation.vae_path) if evaluation.is_own and evaluation.vae_path else ""
-    facts = {"classifier_steps": options.classifier_steps, "classifier_clips": options.classifier_clips}
-    facts |= {"learned_from_clips_of": vae or "the files alone", "data": evaluation.index.fingerprint}
-    record = proxy_record(CLASSIFIER, real, fake, {**facts, "accuracy_real": accuracy})
-    identity = f"{CLASSIFIER}-n{record['num_fake']}-{digest(facts, record['num_real'])[:8]}"
-    return {CLASSIFIER: record["value"], f"{CLASSIFIER}_record": {"id": identity, **record, **evaluation.facts()}}
+    return means | {f"{name}_per_seed": values for name, values in accuracies.items()}
 
 
 def small(clips: ClipSet) -> Tensor:

@@ -6,6 +6,7 @@ Features are computed once per kind of damage and kept as files, so that the sam
 import json
 import sys
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -13,42 +14,20 @@ from einops import rearrange
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipelines.inputs.models import resolve_model
 from pipelines.metrics import class_accuracy
 from pipelines.metrics.frechet import FeatureStatistics, frechet_distance
 from pipelines.metrics.i3d_weights import FeatureExtractor
 from pipelines.metrics.lpips_distance import LPIPS_BACKBONES, load_lpips, lpips_distance
-from pipelines.metrics.proxy_classifier import NAME as CLASSIFIER
-from pipelines.metrics.proxy_classifier import joint_features
-from pipelines.metrics.proxy_flow import FlowFeatures
 from pipelines.metrics.proxy_frechet import standardised_distance
-from pipelines.metrics.proxy_latents import LatentFeatures, latent_deviations
 from pipelines.metrics.rfvd import reconstruction_distances
 from pipelines.run.folder import write_json
-from pipelines.run.hashes import hash_folder
-from pipelines.studies.sanity.clips import CLASSES, NUM_FRAMES, PEOPLE, SIZE, Clips, person, splits
+from pipelines.studies.sanity.clips import CLASSES, PEOPLE, Clips, person, splits
 from pipelines.studies.sanity.damage import DAMAGE, MIX_UP, SETS, STRENGTHS, damaged, mix_up
-from vae.registry import load_autoencoder
-from vae.scale_space_flow import warp
 
 BATCH = 16
 WRONG = "1 - class_accuracy"
 Features = Callable[[Tensor], dict[str, Tensor]]  # (b, t, h, w, 3) uint8 -> {metric: (b, d)}
 Values = dict[str, dict[str, list[list[float]]]]
-
-
-def sources_of(run: Path, clips: Clips) -> list[Features]:
-    """The features that the autoencoder of a run gives: its latents, and the flow of its motion modules."""
-    path = resolve_model(str(run), run, "train_vae")
-    vae, identity = load_autoencoder(path), hash_folder(path)
-    few = (torch.stack([clip for _, clip in clips[start : start + BATCH]]) for start in range(0, len(clips), BATCH))
-
-    def encode(video: Tensor) -> dict[str, Tensor]:
-        return vae.encode(video).latents
-
-    deviations = latent_deviations(encode, few, list(vae.latent_shapes((NUM_FRAMES, SIZE, SIZE))))
-    flows = [FlowFeatures(module, warp, identity) for module in vae.motion_modules()]
-    return [LatentFeatures(encode, deviations, identity), *flows]
 
 
 def by_features(clips: Clips, folder: Path, sources: Sequence[Features], num_splits: int) -> Values:
@@ -82,12 +61,12 @@ def features_of(clips: Clips, name: str, strength: int, folder: Path, sources: S
 
 
 def by_classifier(clips: Clips, folder: Path, draws: int, steps: int) -> Values:
-    """Of what a classifier sees, and of its errors, which are 1 - accuracy.
+    """Of a classifier's errors, which are 1 - accuracy.
 
     Three sets of people: four to learn from, two real, two damaged; then the last two swapped.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    measured: Values = {name: {damage: [] for damage in (*DAMAGE, MIX_UP)} for name in (CLASSIFIER, WRONG)}
+    measured: dict[str, list[list[float]]] = {damage: [] for damage in (*DAMAGE, MIX_UP)}
     labels = torch.tensor([CLASSES.index(file.parent.name) for file, _ in clips])
     video, people = torch.stack([clip for _, clip in clips]), torch.tensor([person(file) for file, _ in clips])
     for seed in range(draws):
@@ -96,16 +75,15 @@ def by_classifier(clips: Clips, folder: Path, draws: int, steps: int) -> Values:
             write_json(kept, classifier_splits(video, labels, people, seed, steps))
             print(kept.name, file=sys.stderr, flush=True)
         for split in json.loads(kept.read_text()):
-            for metric, values in split.items():
-                for damage, distances in values.items():
-                    measured[metric][damage].append(distances)
-    return measured
+            for damage, errors in split.items():
+                measured[damage].append(errors)
+    return {WRONG: measured}
 
 
 def classifier_splits(
     video: Tensor, labels: Tensor, people: Tensor, seed: int, steps: int
-) -> list[dict[str, dict[str, list[float]]]]:
-    """[{metric: {damage: [value per strength]}}] of one draw of people, both ways round.
+) -> list[dict[str, list[float]]]:
+    """[{damage: [value per strength]}] of one draw of people, both ways round.
 
     video: (n, t, h, w, 3) uint8; labels, people: (n,).
     """
@@ -113,21 +91,15 @@ def classifier_splits(
     learned, *sides = (torch.isin(people, group) for group in order.split([PEOPLE // 2, PEOPLE // 4, PEOPLE // 4]))
     classifier = class_accuracy.fit(video[learned], labels[learned], len(CLASSES), seed, steps)
     found = []
-    for real, other in (sides, sides[::-1]):
-        reference = FeatureStatistics.of(joint_features(classifier, video[real], labels[real]))
-        values: dict[str, dict[str, list[float]]] = {
-            name: {damage: [] for damage in (*DAMAGE, MIX_UP)} for name in (CLASSIFIER, WRONG)
-        }
-        for damage in (*DAMAGE, MIX_UP):
-            for strength in STRENGTHS:
-                shown, asked = video[other], labels[other]
-                if damage == MIX_UP:
-                    asked = mix_up(asked, strength, seed)
-                else:
-                    shown = damaged(list(shown), damage, strength)
-                rows = FeatureStatistics.of(joint_features(classifier, shown, asked))
-                values[CLASSIFIER][damage].append(standardised_distance(reference, rows)[0])
-                values[WRONG][damage].append(1 - class_accuracy.accuracy(classifier, shown, asked))
+    for _, other in (sides, sides[::-1]):
+        values: dict[str, list[float]] = {damage: [] for damage in (*DAMAGE, MIX_UP)}
+        for damage, strength in product(values, STRENGTHS):
+            shown, asked = video[other], labels[other]
+            if damage == MIX_UP:
+                asked = mix_up(asked, strength, seed)
+            else:
+                shown = damaged(list(shown), damage, strength)
+            values[damage].append(1 - class_accuracy.accuracy(classifier, shown, asked))
         found.append(values)
     return found
 
