@@ -61,13 +61,9 @@ class VideoClassifier(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """frames: (n, 3, t, 32, 32) float in [-1, 1] from `shrink` -> (n, num_classes) logits."""
-        return self.head(self.dropout(self.features(frames)))
-
-    def features(self, frames: Tensor) -> Tensor:
-        """frames as in `forward` -> (n, 4 width), what the last layer sees."""
         differences = torch.diff(frames, dim=2, prepend=frames[:, :, :1])  # (n, 3, t, 32, 32), zeros at t = 0
         x = self.trunk(torch.cat([frames, 2 * differences], dim=1))  # (n, 4 width, t', 4, 4)
-        return x.mean(dim=(2, 3, 4))
+        return self.head(self.dropout(x.mean(dim=(2, 3, 4))))
 
 
 def shrink(video_uint8: Tensor) -> Tensor:
