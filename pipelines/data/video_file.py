@@ -29,6 +29,7 @@ _CODECS = {
     "h264": _h264(14),
     "h264-crf10": _h264(10),
     "h264-fast": _h264(18, "veryfast"),
+    "lossless": ["-c:v", "ffv1", "-pix_fmt", "bgr0"],  # RGB as it is
     "mpeg4": ["-c:v", "mpeg4", "-q:v", "2", "-pix_fmt", "yuv420p"],
     # What OpenCV's writer asks of FFmpeg for "mp4v": 1.5 bits per pixel (a constant rate), a keyframe every 12 frames.
     "mp4v": ["-c:v", "mpeg4", "-tag:v", "mp4v", "-g", "12", "-pix_fmt", "yuv420p", *_EVEN_SIZE],
@@ -117,8 +118,8 @@ class VideoWriter:
         path: file ending in .mp4, .avi, .mkv, .mov or .gif; its folder must exist.
         fps: frames per second.
         codec: "h264" (crf 14, for browsers), "h264-fast" (for large pictures that are looked at once), "h264-crf10",
-            "mpeg4" (as in UCF-101, quality 2), "mp4v" (as OpenCV writes it) or "gif". An odd height or width is padded
-            by one black line, but not for "mpeg4" and "gif".
+            "mpeg4" (as in UCF-101, quality 2), "mp4v" (as OpenCV writes it), "lossless" (FFV1, for .avi and .mkv) or
+            "gif". An odd height or width is padded by one black line, but not for "mpeg4", "lossless" and "gif".
 
     Raises:
         ValueError: wrong shape, unknown container, no frames, or FFmpeg refused.
