@@ -104,6 +104,7 @@ def scene_states(scene: Scene, motion: str, num_frames: int) -> dict[str, np.nda
 
 
 def smoothstep(value: np.ndarray) -> np.ndarray:
+    """0 below 0, 1 above 1, and a smooth step between."""
     value = np.clip(value, 0, 1)
     return value * value * (3 - 2 * value)
 
@@ -150,6 +151,20 @@ def _blend(
     video[where] = below + (colour - below) * cover[..., None].astype(np.float32)
 
 
+def shares(
+    scene: Scene, motion: str, num_frames: int, resolution: int, radii: tuple[float, float], step: int = 1
+) -> np.ndarray:
+    """What every pixel shows, whatever the colours: (num_frames, h, w, 3) shares of body, second colour, background.
+
+    A clip is linear in its colours: these shares times (body, second, background). step: every step-th frame only.
+    """
+    black = np.zeros((resolution, resolution, 3), dtype=np.float32)
+    body, second = np.eye(3, dtype=np.float32)[:2]
+    seen = _draw(scene, motion, num_frames, Paint(black, body, second, radii), step)
+    seen[..., 2] = 1 - seen[..., 0] - seen[..., 1]
+    return seen
+
+
 def render(scene: Scene, motion: str, num_frames: int, paint: Paint) -> np.ndarray:
     """Renders a clip.
 
@@ -162,7 +177,13 @@ def render(scene: Scene, motion: str, num_frames: int, paint: Paint) -> np.ndarr
     Returns:
         video_uint8: (num_frames, resolution, resolution, 3).
     """
-    state = scene_states(scene, motion, num_frames)
+    return (np.clip(_draw(scene, motion, num_frames, paint), 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _draw(scene: Scene, motion: str, num_frames: int, paint: Paint, step: int = 1) -> np.ndarray:
+    """(frames, h, w, 3) in [0, 1]."""
+    state = {name: values[::step] for name, values in scene_states(scene, motion, num_frames).items()}
+    num_frames = len(state["x"])
     video = np.repeat(paint.background[None], num_frames, axis=0)
     smallest, largest = paint.radii
     entering = smoothstep(state["size_phase"] / FADE)
@@ -173,7 +194,7 @@ def render(scene: Scene, motion: str, num_frames: int, paint: Paint) -> np.ndarr
                 radius = smallest * (largest / smallest) ** phase[frames]
                 place = np.stack([state["x"][frames], state["y"][frames], state["angle"][frames], radius])
                 _blend(video, frames, _TABLES[scene.shape], place, opacity[frames], paint.body, paint.second)
-    return (np.clip(video, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return video
 
 
 _TABLES = _distance_tables()
