@@ -64,7 +64,8 @@ class DeCoVAE(VideoAutoencoder):
             self.encoders[part] = encoder
             self.measurements[part] = Measurement(size.width, config.decoder_of(part).width, channels[part])
         # D of Eq. 3, and what brings each latent to its width.
-        self.decoder = Decoder(config.decoder, config.patch_size, first_frame=True, groups=True)
+        channels_out = PIXEL_CHANNELS + int(config.recoupling == "gated")
+        self.decoder = Decoder(config.decoder, config.patch_size, first_frame=True, groups=True, channels=channels_out)
         self.recovery = build_recovery(config.bottleneck, width)
         self.projections = nn.ModuleDict(
             {name: nn.Linear(channels[part], config.decoder_of(part).width, bias=False)
@@ -121,7 +122,9 @@ class DeCoVAE(VideoAutoencoder):
         reference = coding.prediction if closed_loop else predict(state.keyframe, coding.motion, num_frames)
         # Eq. 6: r_t = x_t - x^m_t
         coding.residual = decouple(coding.frames, reference)  # r: (b, 3, t, h, w)
-        coding.take("residual", self.encode_part("residual", coding.residual, state))  # z_r: (b, c, t', h', w')
+        # Gated, the latent describes frames, not what the prediction happened to lack.
+        component = coding.frames if self.architecture.recoupling == "gated" else coding.residual
+        coding.take("residual", self.encode_part("residual", component, state))  # z_r: (b, c, t', h', w')
 
     def encode_part(self, part: str, component: torch.Tensor, state: CodingState) -> Gaussian:
         """E_i: a component (b, 3, t, h, w) -> the posterior of its latent (b, c, t', h', w')."""
@@ -139,18 +142,26 @@ class DeCoVAE(VideoAutoencoder):
 
     def decode_keyframe(self, latents: Latents, state: CodingState) -> torch.Tensor:
         """z_k -> x^_0 (b, 3, h, w), the average of its copies."""
-        return self.decode_part("keyframe", latents["keyframe"], state).mean(dim=2)  # (b, 3, T or 1, h, w) before
+        decoded = self.decode_part("keyframe", latents["keyframe"], state)  # (b, 3, T or 1, h, w); gated: 4 channels
+        return decoded[:, :PIXEL_CHANNELS].mean(dim=2)
 
     def decode_motion(self, latents: Latents, state: CodingState) -> torch.Tensor:
         """z_m -> m^ (b, 3, t, h, w), ours h/2, w/2: pixels and levels."""
         return denormalise_motion(self.decode_part("motion", latents["motion"], state))
 
     def decode_residual(self, latents: Latents, state: CodingState, prediction: torch.Tensor) -> torch.Tensor:
-        """z_r -> r^ (b, 3, t, h, w). Ours: the decoder also sees W(x^_0, m^), which the paper's does not."""
+        """z_r -> r^ (b, 3, t, h, w). Ours: the decoder also sees W(x^_0, m^), which the paper's does not.
+
+        Gated, z_r -> content c and gate g: x^ = g W(x^_0, m^) + (1 - g) c, of which r^ is what Eq. 8 adds.
+        """
         latent, context = latents["residual"], None
         if self.architecture.residual_context:
             context = self.residual_context(prediction, latent.shape[2])  # (b, width, t', h', w')
-        return self.decode_part("residual", latent, state, context)
+        decoded = self.decode_part("residual", latent, state, context)
+        if self.architecture.recoupling == "additive":
+            return decoded
+        content, gate = decoded.split([PIXEL_CHANNELS, 1], dim=1)
+        return (1 - gate.sigmoid()) * (content - prediction)
 
     def decode_part(
         self, part: str, latent: torch.Tensor, state: CodingState, context: torch.Tensor | None = None

@@ -41,6 +41,7 @@ class DecoVaeConfig:
     first_frame_latent: bool = False  # motion and residual have a latent for frame 0 too (paper)
     residual_reference: str = "decoded"  # decoded: closed loop, as in video codecs; original: Eq. 6 (paper)
     residual_context: bool = True  # the residual's decoder also sees the prediction (paper: false)
+    recoupling: str = "additive"  # additive: Eq. 8 | gated: a decoded gate replaces the prediction by decoded content
     motion: bool = True  # false: no motion part, the keyframe is the prediction
     motion_decoder: str = "small"  # small: the motion has its own decoder; shared (paper)
     motion_module: MotionModuleConfig = field(default_factory=MotionModuleConfig)  # size of the motion module
@@ -53,6 +54,7 @@ class DecoVaeConfig:
             keyframe_mode=("single", "repeat"),
             residual_reference=("decoded", "original"),
             motion_decoder=("small", "shared"),
+            recoupling=("additive", "gated"),
         )
         channels = self.latent_channels
         if self.shared_projection and not channels.keyframe == channels.motion == channels.residual:

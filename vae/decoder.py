@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from einops import rearrange
 from torch import nn
@@ -26,6 +28,11 @@ class PatchHead(nn.Module):
         volume = patch[0] * patch[1] * patch[2]
         self.low = nn.Linear(config.low_width, channels * volume)
         self.high = nn.Linear(config.high_width, (num_bands - 1) * channels * volume)
+        self.smooth = None
+        if config.smooth_head:  # patches meet in steps that only a look across their borders can take away
+            self.smooth = nn.Conv3d(num_bands * channels, num_bands * channels, (1, 3, 3), padding=(0, 1, 1))
+            nn.init.zeros_(self.smooth.weight)
+            nn.init.zeros_(cast(torch.Tensor, self.smooth.bias))
 
     def forward(self, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
         """(b, t', h', w', low_width), (..., high_width) -> bands (b, num_bands c, t, h, w), fp32."""
@@ -34,7 +41,8 @@ class PatchHead(nn.Module):
             rearrange(tokens, "b t h w (c r p q) -> b c (t r) (h p) (w q)", r=r, p=p, q=q)
             for tokens in (self.low(low), self.high(high))
         ]
-        return at_least_fp32(torch.cat(bands, dim=1))
+        joined = torch.cat(bands, dim=1)
+        return at_least_fp32(joined if self.smooth is None else joined + self.smooth(joined))
 
 
 class Decoder(nn.Module):
