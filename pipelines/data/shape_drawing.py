@@ -1,12 +1,17 @@
 """Draws the embedded data set: one shape on a background that moves over a torus, turns, or changes its size.
 
 Anti-aliased, by signed distances. A picture depends on scene and paint alone, so that what was read from a video can
-be drawn again.
+be drawn again; drawing is differentiable in place, angle, size and rate.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
 
 # Per class: steps of x, y (in units of the speed), of the angle (counter-clockwise on the screen) and of log(size).
 MOTIONS: dict[str, tuple[int, int, int, int]] = {
@@ -48,6 +53,41 @@ class Paint:
     radii: tuple[float, float]  # of the smallest and the largest opaque shape, in widths of the picture
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where n shapes are, as tensors (n,): what shows of a `Scene` under a motion."""
+
+    shape: Tensor  # int64, position in SHAPES
+    motion: Tensor  # int64, position in MOTIONS
+    x: Tensor
+    y: Tensor
+    angle: Tensor
+    size_phase: Tensor
+    rate: Tensor  # of what moves: widths, radians or size phases per frame
+
+    def __getitem__(self, rows: Tensor) -> "Places":
+        """The places at `rows`."""
+        return Places(*(getattr(self, entry.name)[rows] for entry in fields(self)))
+
+    @classmethod
+    def of(cls, scenes: Sequence[Scene], motions: Sequence[str]) -> "Places":
+        """Of scenes and the motion of each."""
+        pairs = list(zip(scenes, motions, strict=True))
+        columns = [[getattr(scene, name) for scene in scenes] for name in ("x", "y", "angle", "size_phase")]
+        rates = [getattr(scene, rate_name(motion)) for scene, motion in pairs]
+        return cls(
+            torch.tensor([list(SHAPES).index(scene.shape) for scene in scenes]),
+            torch.tensor([list(MOTIONS).index(motion) for motion in motions]),
+            *(torch.tensor(column, dtype=torch.float32) for column in (*columns, rates)),
+        )
+
+
+def rate_name(motion: str) -> str:
+    """Which of a scene's rates shows in a motion."""
+    step_x, step_y, step_angle, _ = MOTIONS[motion]
+    return "speed" if step_x or step_y else "turn" if step_angle else "growth"
+
+
 def _polygon(radii: list[float], turn: float = 0.0) -> np.ndarray:
     """Corners (n, 2) at equal angles with the given radii."""
     angles = np.arange(len(radii)) * 2 * np.pi / len(radii) + turn
@@ -85,86 +125,70 @@ def signed_distance(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
     return np.where(inside, -distance, distance)
 
 
-def _distance_tables() -> dict[str, np.ndarray]:
+def _distance_tables() -> Tensor:
+    """(shapes, 1, TABLE_SIZE, TABLE_SIZE): signed distances over [-TABLE_EXTENT, TABLE_EXTENT]^2."""
     axis = np.linspace(-TABLE_EXTENT, TABLE_EXTENT, TABLE_SIZE)
     points = np.stack(np.meshgrid(axis, axis, indexing="xy"), axis=-1)
-    return {name: signed_distance(points, corners).astype(np.float32) for name, corners in SHAPES.items()}
+    tables = np.stack([signed_distance(points, corners) for corners in SHAPES.values()])
+    return torch.from_numpy(tables).float()[:, None]
 
 
-def scene_states(scene: Scene, motion: str, num_frames: int) -> dict[str, np.ndarray]:
-    """State per frame, each (num_frames,) and on a circle: x, y, size_phase in [0, 1), angle in [0, 2 pi)."""
-    step_x, step_y, step_angle, step_size = MOTIONS[motion]
-    time = np.arange(num_frames)
+def states(places: Places, times: Tensor) -> dict[str, Tensor]:
+    """State at frames `times` (t,), each (n, t) and on a circle: x, y, size_phase in [0, 1), angle in [0, 2 pi)."""
+    steps = torch.tensor(list(MOTIONS.values()), dtype=torch.float32)[places.motion]  # (n, 4)
+    moved = rearrange(places.rate, "n -> n 1") * times  # (n, t)
+    names, periods = ("x", "y", "angle", "size_phase"), (1, 1, 2 * torch.pi, 1)
     return {
-        "x": (scene.x + step_x * scene.speed * time) % 1,
-        "y": (scene.y + step_y * scene.speed * time) % 1,
-        "angle": (scene.angle + step_angle * scene.turn * time) % (2 * np.pi),
-        "size_phase": (scene.size_phase + step_size * scene.growth * time) % 1,
+        name: (getattr(places, name)[:, None] + steps[:, number, None] * moved) % period
+        for number, (name, period) in enumerate(zip(names, periods, strict=True))
     }
 
 
-def smoothstep(value: np.ndarray) -> np.ndarray:
+def smoothstep(value: Tensor) -> Tensor:
     """0 below 0, 1 above 1, and a smooth step between."""
-    value = np.clip(value, 0, 1)
+    value = value.clamp(0, 1)
     return value * value * (3 - 2 * value)
 
 
-def _look_up(table: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Bilinear look-up of the distance table at local coordinates u, v; beyond the table its border value."""
-    scale = (TABLE_SIZE - 1) / (2 * TABLE_EXTENT)
-    u = np.clip((u + TABLE_EXTENT) * scale, 0, TABLE_SIZE - 1.001)
-    v = np.clip((v + TABLE_EXTENT) * scale, 0, TABLE_SIZE - 1.001)
-    column, row = u.astype(np.int32), v.astype(np.int32)
-    u, v, corner = u - column, v - row, row * TABLE_SIZE + column
-    flat = table.ravel()
-    upper = flat[corner] * (1 - u) + flat[corner + 1] * u
-    lower = flat[corner + TABLE_SIZE] * (1 - u) + flat[corner + TABLE_SIZE + 1] * u
-    return upper * (1 - v) + lower * v
-
-
-def _blend(
-    video: np.ndarray,
-    frames: np.ndarray,
-    table: np.ndarray,
-    place: np.ndarray,
-    opacity: np.ndarray,
-    body: np.ndarray,
-    second: np.ndarray,
-) -> None:
-    """Blends one shape into video[frames]; place: (4, n) = x, y, angle, radius; touches only a window around it."""
-    resolution = video.shape[1]
-    x, y, angle, radius = place.astype(np.float32)[:, :, None, None]  # each (n, 1, 1)
-    window = min(resolution, int(2 * 1.25 * radius.max() * resolution) + 3)  # no shape reaches beyond 1.25
-    first_column, first_row = (np.floor(centre * resolution - window / 2).astype(int) for centre in (x, y))
-    columns, rows = first_column + np.arange(window), first_row + np.arange(window)[:, None]  # (n, 1, w), (n, w, 1)
-    across, down = (columns + 0.5) / resolution - x, (rows + 0.5) / resolution - y
-    cos, sin = np.cos(angle) / radius, np.sin(angle) / radius
-    u = (across * cos - down * sin).astype(np.float32)  # (n, w, w) in the shape's own axes, in radii
-    v = (across * sin + down * cos).astype(np.float32)
-
-    to_pixels = radius * resolution
-    cover = opacity[:, None, None] * np.clip(0.5 - _look_up(table, u, v) * to_pixels, 0, 1)
-    # Two colours that run into each other make every angle look different, on the square and the ellipse too.
-    colour = body + (second - body) * smoothstep(v + 0.5)[..., None]
-    where = (frames[:, None, None], rows % resolution, columns % resolution)  # wraps around
-    below = video[where]
-    video[where] = below + (colour - below) * cover[..., None].astype(np.float32)
-
-
 def shares(
-    scene: Scene, motion: str, num_frames: int, resolution: int, radii: tuple[float, float], step: int = 1
-) -> np.ndarray:
-    """What every pixel shows, whatever the colours: (num_frames, h, w, 3) shares of body, second colour, background.
+    places: Places, times: Tensor, resolution: int, radii: tuple[float, float], softness: float = 1.0
+) -> Tensor:
+    """What every pixel shows, whatever the colours: (n, t, h, w, 2) shares of body and second colour.
 
-    A clip is linear in its colours: these shares times (body, second, background). step: every step-th frame only.
+    The rest is background: a clip is linear in its colours. times: (t,) frames; softness: width of edges in pixels.
     """
-    black = np.zeros((resolution, resolution, 3), dtype=np.float32)
-    body, second = np.eye(3, dtype=np.float32)[:2]
-    seen = _draw(scene, motion, num_frames, Paint(black, body, second, radii), step)
-    seen[..., 2] = 1 - seen[..., 0] - seen[..., 1]
+    state = states(places, times)
+    smallest, largest = radii
+    entering = smoothstep(state["size_phase"] / FADE)
+    centres = (torch.arange(resolution) + 0.5) / resolution
+    seen = torch.zeros(*entering.shape, resolution, resolution, 2)
+    # The shape that leaves at the large end of the sizes lies below the one that enters at the small end.
+    for phase, opacity in ((state["size_phase"] + 1, 1 - entering), (state["size_phase"], entering)):
+        if not (opacity > 0).any():
+            continue
+        radius = smallest * (largest / smallest) ** phase[..., None, None]  # (n, t, 1, 1)
+        across, down = (
+            (offsets + 0.5) % 1 - 0.5  # wraps around: no shape is wider than the picture
+            for offsets in (
+                centres - state["x"][..., None, None],
+                centres[:, None] - state["y"][..., None, None],
+            )
+        )
+        cos, sin = (turn(state["angle"])[..., None, None] / radius for turn in (torch.cos, torch.sin))
+        u, v = across * cos - down * sin, across * sin + down * cos  # (n, t, h, w), the shape's own axes, in radii
+        points = rearrange(torch.stack([u, v], dim=-1) / TABLE_EXTENT, "n t h w two -> n t (h w) two")
+        tables = _TABLES[places.shape]  # (n, 1, s, s)
+        distance = F.grid_sample(tables, points, padding_mode="border", align_corners=True)  # (n, 1, t, h w)
+        distance = rearrange(distance, "n 1 t (h w) -> n t h w", h=resolution)
+        cover = opacity[..., None, None] * (0.5 - distance * radius * resolution / softness).clamp(0, 1)
+        # Two colours that run into each other make every angle look different, on the square and the ellipse too.
+        second = smoothstep(v + 0.5)
+        colours = torch.stack([1 - second, second], dim=-1)
+        seen = seen + (colours - seen) * cover[..., None]
     return seen
 
 
+@torch.no_grad()
 def render(scene: Scene, motion: str, num_frames: int, paint: Paint) -> np.ndarray:
     """Renders a clip.
 
@@ -177,24 +201,11 @@ def render(scene: Scene, motion: str, num_frames: int, paint: Paint) -> np.ndarr
     Returns:
         video_uint8: (num_frames, resolution, resolution, 3).
     """
-    return (np.clip(_draw(scene, motion, num_frames, paint), 0, 1) * 255 + 0.5).astype(np.uint8)
-
-
-def _draw(scene: Scene, motion: str, num_frames: int, paint: Paint, step: int = 1) -> np.ndarray:
-    """(frames, h, w, 3) in [0, 1]."""
-    state = {name: values[::step] for name, values in scene_states(scene, motion, num_frames).items()}
-    num_frames = len(state["x"])
-    video = np.repeat(paint.background[None], num_frames, axis=0)
-    smallest, largest = paint.radii
-    entering = smoothstep(state["size_phase"] / FADE)
-    # The shape that leaves at the large end of the sizes lies below the one that enters at the small end.
-    for phase, opacity in ((state["size_phase"] + 1, 1 - entering), (state["size_phase"], entering)):
-        for frames in np.split(np.arange(num_frames), np.flatnonzero(np.diff(opacity > 0)) + 1):
-            if opacity[frames[0]] > 0:
-                radius = smallest * (largest / smallest) ** phase[frames]
-                place = np.stack([state["x"][frames], state["y"][frames], state["angle"][frames], radius])
-                _blend(video, frames, _TABLES[scene.shape], place, opacity[frames], paint.body, paint.second)
-    return video
+    places, times = Places.of([scene], [motion]), torch.arange(num_frames, dtype=torch.float32)
+    seen = shares(places, times, len(paint.background), paint.radii)[0]  # (t, h, w, 2)
+    background, *colours = (torch.from_numpy(one).float() for one in (paint.background, paint.body, paint.second))
+    video = background + torch.einsum("t h w k, k h w c -> t h w c", seen, torch.stack(colours)[:, None, None] - background)
+    return (video.clamp(0, 1) * 255 + 0.5).byte().numpy()
 
 
 _TABLES = _distance_tables()

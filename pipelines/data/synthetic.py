@@ -118,8 +118,9 @@ def draw_background(random: np.random.Generator, resolution: int) -> np.ndarray:
     dark = _colour(hue, random.uniform(0.25, 0.5), random.uniform(0.18, 0.3))
     light = _colour(hue + random.uniform(-0.12, 0.12), random.uniform(0.15, 0.4), random.uniform(0.5, 0.68))
     accent = _colour(hue + random.uniform(0.2, 0.4), 0.35, 0.5)
-    picture = dark + (light - dark) * smoothstep(fields[0] / 4 + 0.5)[..., None]
-    return (picture + (accent - picture) * 0.45 * smoothstep(fields[1] / 4 + 0.5)[..., None]).astype(np.float32)
+    first, second = smoothstep(torch.from_numpy(fields) / 4 + 0.5).numpy()[..., None]
+    picture = dark + (light - dark) * first
+    return (picture + (accent - picture) * 0.45 * second).astype(np.float32)
 
 
 def _colour(hue: float, saturation: float, value: float) -> np.ndarray:

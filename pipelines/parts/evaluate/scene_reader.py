@@ -1,222 +1,187 @@
-"""Reads the scene out of a clip of the embedded shapes: a network's guess, then a search that draws it again.
+"""Reads the scene out of a clip of the embedded shapes in their plain look: a search in a bank, then least squares.
 
 What was read is drawn anew; how near that comes says how far the clip is a picture of that world.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import lru_cache
+from itertools import product
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
-from torch import Tensor, nn
+from einops import einsum, rearrange, repeat
+from torch import Tensor
 
-from pipelines.data.shape_drawing import MOTIONS, Paint, Scene, shares
-from pipelines.data.synthetic import COLOURS, LOOKS, Look, draw_scene, plain_paint
+from pipelines.data.shape_drawing import MOTIONS, SHAPES, Places, Scene, rate_name, shares
+from pipelines.data.synthetic import COLOURS, LOOKS, plain_paint
 
-SIZE, FRAME_STEP = 32, 2  # pixels and frames that the network sees
-BANK, BATCH, PEAK_LR = 4096, 64, 2e-3
-CIRCLES = ("x", "y", "angle", "size_phase")  # read as cosine and sine
-RATES = ("speed", "turn", "growth")
-CANDIDATES = 3  # pairs of shape and motion that the search starts from
-ROUNDS, FIRST_STEPS = 7, {"x": 0.06, "y": 0.06, "angle": 0.35, "size_phase": 0.1, "rate": 0.12}
+LOOK = LOOKS["plain"]
+BANK_SIZE, NUM_KEYS = 16, 5  # pixels and frames of the drawings in the bank
+ANGLES, PHASES, RATES = 12, 6, (0.25, 0.75)  # of the bank; rates as shares of their range
+CANDIDATES, SEARCH_SIZE = 4, 32  # drawings that least squares start from, and their pixels at first
+ROUNDS, SLACK = 8, 0.25  # of least squares; how far beyond its range a rate may be read, in ranges
+STEPS = {"x": 2e-3, "y": 2e-3, "angle": 0.02, "size_phase": 5e-3, "rate": 0.0}  # of finite differences
+CLIPS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a clip seems to show."""
+class Readings:
+    """What n clips seem to show."""
 
-    scene: Scene
-    motion: str
-    psnr: float  # dB, of the clip to the scene as drawn
+    places: Places
+    background: Tensor  # (n,) int64, position in BACKGROUNDS
+    body: Tensor  # (n,) int64, position in BODIES
+    psnr: Tensor  # (n,) dB, of the clips to the scenes as drawn
 
-
-class SceneReader(nn.Module):
-    """Convolutions over all frames at once, with wrapped borders: shape, motion, points on circles, a rate."""
-
-    def __init__(self, num_frames: int, num_shapes: int, width: int = 48) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        channels = [3 * num_frames, width, 2 * width, 3 * width]
-        for inside, outside in zip(channels, channels[1:], strict=False):
-            convolution = nn.Conv2d(inside, outside, 5, 2, 2, padding_mode="circular")
-            layers += [convolution, nn.GroupNorm(8, outside), nn.SiLU()]
-        self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * (SIZE // 8) ** 2, 384), nn.SiLU())
-        self.sizes = [num_shapes, len(MOTIONS), 2 * len(CIRCLES), 1]
-        self.head = nn.Linear(384, sum(self.sizes))
-
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """frames: (n, 3, t, 32, 32) in [-1, 1] -> shape (n, s), motion (n, 8), circles (n, 4, 2), rate (n,) in [0, 1]."""
-        features = self.trunk(rearrange(frames, "n c t h w -> n (c t) h w"))
-        shape, motion, circles, rate = self.head(features).split(self.sizes, dim=1)
-        circles = F.normalize(rearrange(circles, "n (k d) -> n k d", d=2), dim=2)
-        return shape, motion, circles, rearrange(rate, "n 1 -> n").sigmoid()
-
-
-def shrink(video_uint8: Tensor) -> Tensor:
-    """(n, t, h, w, 3) uint8 -> (n, 3, ceil(t / 2), 32, 32) in [-1, 1]."""
-    clips = video_uint8[:, ::FRAME_STEP]
-    frames = rearrange(clips, "n t h w c -> (n t) c h w").float() / 127.5 - 1
-    return rearrange(F.interpolate(frames, size=(SIZE, SIZE), mode="area"), "(n t) c h w -> n c t h w", n=len(clips))
-
-
-def rate_name(motion: str) -> str:
-    """Which of a scene's rates shows in a motion."""
-    step_x, step_y, step_angle, _ = MOTIONS[motion]
-    return "speed" if step_x or step_y else "turn" if step_angle else "growth"
-
-
-def rate_range(look: Look, motion: str) -> tuple[float, float]:
-    """Smallest and largest rate of a motion, in the units of `Scene`."""
-    low, high = getattr(look, rate_name(motion))
-    scale = {"speed": 1 / 64, "turn": np.pi / 180, "growth": 1.0}[rate_name(motion)]
-    return low * scale, high * scale
-
-
-def fit_reader(look: Look, num_frames: int, steps: int, seed: int, device: torch.device | str = "cpu") -> SceneReader:
-    """Train on drawn clips of any colours, blurred and noisy at random; the global random state stays."""
-    random, names = np.random.default_rng(seed), list(MOTIONS)
-    scenes = [draw_scene(look, random) for _ in range(BANK)]
-    motions = random.integers(len(names), size=BANK)
-    seen = [
-        torch.from_numpy(shares(scene, names[motion], num_frames, SIZE, look.radii, FRAME_STEP))
-        for scene, motion in zip(scenes, motions, strict=True)
-    ]
-    bank = rearrange(torch.stack(seen), "n t h w k -> n k t h w").half()
-    targets = [_targets(look, scene, names[motion]) for scene, motion in zip(scenes, motions, strict=True)]
-    shape, motion, circles, rate = (torch.stack(column) for column in zip(*targets, strict=True))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        reader = SceneReader(bank.shape[2], len(look.shapes)).to(device).train()
-        optimizer = torch.optim.AdamW(reader.parameters(), lr=PEAK_LR, weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=max(steps, 2), pct_start=0.1)
-        for _ in range(steps):
-            chosen = torch.randint(BANK, (BATCH,), generator=generator)
-            frames = painted(bank[chosen].float(), generator).to(device)
-            with torch.autocast(frames.device.type, torch.bfloat16):
-                found = reader(frames)
-            loss = F.cross_entropy(found[0].float(), shape[chosen].to(device))
-            loss = loss + F.cross_entropy(found[1].float(), motion[chosen].to(device))
-            loss = loss + 4 * (found[2].float() - circles[chosen].to(device)).square().mean()
-            loss = loss + (found[3].float() - rate[chosen].to(device)).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return reader.eval()
-
-
-def _targets(look: Look, scene: Scene, motion: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    turns = torch.tensor([scene.x, scene.y, scene.angle / (2 * np.pi), scene.size_phase]) * (2 * np.pi)
-    low, high = rate_range(look, motion)
-    rate = (getattr(scene, rate_name(motion)) - low) / (high - low)
-    circles = torch.stack([turns.cos(), turns.sin()], dim=1).float()
-    return (
-        torch.tensor(look.shapes.index(scene.shape)),
-        torch.tensor(list(MOTIONS).index(motion)),
-        circles,
-        torch.tensor(rate).float(),
-    )
-
-
-def painted(seen: Tensor, generator: torch.Generator) -> Tensor:
-    """Shares (n, 3, t, h, w) in random colours on random gradients and clouds, blurred and noisy: (n, 3, t, h, w)."""
-    num_clips, _, _, height, width = seen.shape
-    body, second = (torch.rand(num_clips, 3, 1, 1, 1, generator=generator) * 2 - 1 for _ in range(2))
-    coarse = torch.rand(num_clips, 3, 3, 3, generator=generator) * 2 - 1
-    clouds = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)
-    calm = torch.rand(num_clips, 1, 1, 1, generator=generator)  # how even the background is
-    mean = clouds.mean(dim=(2, 3), keepdim=True)
-    background = rearrange(mean + calm * (clouds - mean), "n c h w -> n c 1 h w")
-    own, other, behind = seen.split(1, dim=1)
-    video = own * body + other * second + behind * background
-    noise = (
-        torch.randn(video.shape, generator=generator) * 0.15 * torch.rand(num_clips, 1, 1, 1, 1, generator=generator)
-    )
-    blurred = F.avg_pool3d(F.pad(video, (1, 1, 1, 1, 0, 0), mode="replicate"), (1, 3, 3), stride=1)
-    share = torch.rand(num_clips, 1, 1, 1, 1, generator=generator)
-    return video + share * (blurred - video) + noise
+    @property
+    def motions(self) -> list[str]:
+        """The class that each clip shows."""
+        return [list(MOTIONS)[number] for number in self.places.motion.tolist()]
 
 
 @torch.inference_mode()
-def read_scenes(reader: SceneReader, video_uint8: Tensor, look_name: str) -> list[Reading]:
-    """What each clip (n, t, h, w, 3) uint8 shows: the best of a few guesses of the network after a search."""
-    look, names = LOOKS[look_name], list(MOTIONS)
-    readings = []
-    for clip in video_uint8:
-        shape, motion, circles, rate = (found[0].float().cpu() for found in reader(shrink(clip[None])))
-        joint = shape.log_softmax(0)[:, None] + motion.log_softmax(0)  # (s, 8)
-        turns = torch.atan2(circles[:, 1], circles[:, 0]) / (2 * np.pi) % 1
-        start = dict(zip(CIRCLES, turns.tolist(), strict=True))
-        start["angle"] *= 2 * np.pi
-        guesses = []
-        for place in joint.flatten().topk(CANDIDATES).indices.tolist():
-            kind, moving = look.shapes[place // len(names)], names[place % len(names)]
-            low, high = rate_range(look, moving)
-            rates: dict[str, Any] = dict.fromkeys(RATES, 0.0) | {rate_name(moving): low + float(rate) * (high - low)}
-            guesses.append(search(clip.numpy(), Scene(shape=kind, **start, **rates), moving, look_name))
-        readings.append(max(guesses, key=lambda guess: guess.psnr))
-    return readings
-
-
-def search(clip_uint8: np.ndarray, scene: Scene, motion: str, look_name: str) -> Reading:
-    """Move place, angle, size and rate, one after the other by ever smaller steps, while the drawing comes nearer."""
-    clip, look = clip_uint8.astype(np.float32) / 255, LOOKS[look_name]
-    few, num_frames = clip[::FRAME_STEP], len(clip)
-    low, high = rate_range(look, motion)
-
-    def seen(scene: Scene, step: int) -> np.ndarray:
-        return shares(scene, motion, num_frames, clip.shape[1], look.radii, step)
-
-    colours = best_colours(few, seen(scene, FRAME_STEP)) if look_name == "plain" else None
-    best, steps = drawing_error(few, seen(scene, FRAME_STEP), colours), dict(FIRST_STEPS)
-    for number in range(ROUNDS):
-        for name in (*CIRCLES, rate_name(motion)):
-            width = steps.get(name, steps["rate"] * (high - low) * 4)
-            for sign in (1, -1):
-                moved = replace(scene, **{name: getattr(scene, name) + sign * width})
-                error = drawing_error(few, seen(moved, FRAME_STEP), colours)
-                if error < best:
-                    scene, best = moved, error
-                    break
-        if number == 1 and colours is not None:  # the place is known better now
-            colours = best_colours(few, seen(scene, FRAME_STEP))
-            best = drawing_error(few, seen(scene, FRAME_STEP), colours)
-        steps = {name: width * 0.6 for name, width in steps.items()}
-    error = drawing_error(clip, seen(scene, 1), colours)
-    return Reading(scene, motion, float(-10 * np.log10(max(error, 1e-10))))
-
-
-def best_colours(clip: np.ndarray, seen: np.ndarray) -> Paint:
-    """Of the plain look, the background and body that draw a clip (t, h, w, 3) in [0, 1] best. seen: from `shares`."""
-    paints = [plain_paint(0, body, clip.shape[1]) for body in range(COLOURS["body"])]
-    behind = seen[..., 2:]
-    backgrounds = [plain_paint(number, 0, clip.shape[1]).background for number in range(COLOURS["background"])]
-    background = min(backgrounds, key=lambda one: float((behind * np.abs(clip - one)).mean()))
-    return min(
-        (replace(paint, background=background) for paint in paints),
-        key=lambda paint: drawing_error(clip, seen, paint),
+def read_scenes(video_uint8: Tensor) -> Readings:
+    """What each clip (n, t, h, w, 3) uint8 shows, whatever was asked for; h = w."""
+    found = [_read(part) for part in video_uint8.split(CLIPS_AT_ONCE)]
+    columns = zip(*(vars(one.places).values() for one in found), strict=True)
+    return Readings(
+        Places(*(torch.cat(column) for column in columns)),
+        *(torch.cat([getattr(one, name) for one in found]) for name in ("background", "body", "psnr")),
     )
 
 
-def drawing_error(clip: np.ndarray, seen: np.ndarray, colours: Paint | None) -> float:
-    """Mean squared error of a clip (t, h, w, 3) in [0, 1] to a scene, of which `shares` gave what is seen where.
+def draw(places: Places, background: Tensor, body: Tensor, times: Tensor, resolution: int, softness: float) -> Tensor:
+    """Scenes in their colours, (n, t, h, w, 3) in [0, 1]."""
+    behind, colours = _palette(resolution)
+    behind = rearrange(behind[background], "n h w c -> n 1 h w c")
+    seen = shares(places, times, resolution, LOOK.radii, softness)
+    own = rearrange(colours[body], "n two c -> n 1 1 1 two c")
+    return behind + (seen[..., None] * (own - behind[..., None, :])).sum(dim=-2)
 
-    colours: what it is painted in; None: in what suits it best, two colours and a background that stands still, found
-    by turns (a clip is linear in its colours).
+
+def _read(video_uint8: Tensor) -> Readings:
+    """One batch of clips."""
+    num_clips, num_frames, resolution = video_uint8.shape[:3]
+    video = video_uint8.float() / 255
+    times = torch.linspace(0, num_frames - 1, NUM_KEYS).round()
+    keys = video[:, times.long()]  # (n, k, h, w, 3)
+    errors = (keys[:, None] - _palette(resolution)[0][:, None]).abs().mean(dim=-1)  # (n, backgrounds, k, h, w)
+    background = errors.flatten(2).median(dim=2).values.argmin(dim=1)  # a shape covers less than half
+    small = _shrink(keys, SEARCH_SIZE)
+    places, body = _from_bank(_shrink(keys, BANK_SIZE), background, num_frames)
+    many = repeat(background, "n -> (n c)", c=CANDIDATES)
+    targets = repeat(small, "n k h w rgb -> (n c) k h w rgb", c=CANDIDATES)
+    places, error = _fit(places, many, body, targets, times, softness=2.0)
+    best = rearrange(error, "(n c) -> n c", c=CANDIDATES).argmin(dim=1) + torch.arange(num_clips) * CANDIDATES
+    places, body = places[best], body[best]
+    places, _ = _fit(places, background, body, keys, times, softness=1.5)
+    drawn = draw(places, background, body, torch.arange(num_frames, dtype=torch.float32), resolution, 1.0)
+    error = (drawn - video).square().mean(dim=(1, 2, 3, 4))
+    return Readings(places, background, body, -10 * torch.log10(error.clamp(min=1e-10)))
+
+
+@lru_cache
+def _palette(resolution: int) -> tuple[Tensor, Tensor]:
+    """Backgrounds (b, h, w, 3) and pairs of colours (k, 2, 3), in [0, 1]."""
+    backgrounds = [plain_paint(number, 0, resolution).background for number in range(COLOURS["background"])]
+    bodies = [plain_paint(0, number, resolution) for number in range(COLOURS["body"])]
+    pairs = [torch.stack([torch.from_numpy(paint.body), torch.from_numpy(paint.second)]) for paint in bodies]
+    return torch.stack([torch.from_numpy(one) for one in backgrounds]), torch.stack(pairs)
+
+
+def _shrink(video: Tensor, size: int) -> Tensor:
+    """(n, t, h, w, 3) -> (n, t, size, size, 3), averaged over areas."""
+    frames = rearrange(video, "n t h w c -> (n t) c h w")
+    return rearrange(F.interpolate(frames, size=(size, size), mode="area"), "(n t) c h w -> n t h w c", n=len(video))
+
+
+def _rate_ranges() -> Tensor:
+    """(motions, 2): the smallest and the largest rate of every motion, in the units of `Scene`."""
+    units = {"speed": 1 / 64, "turn": torch.pi / 180, "growth": 1.0}
+    names = [rate_name(motion) for motion in MOTIONS]
+    return torch.tensor([[end * units[name] for end in getattr(LOOK, name)] for name in names])
+
+
+@lru_cache
+def _bank(num_frames: int) -> tuple[Places, Tensor, Tensor]:
+    """Drawings at one place, in all shapes, motions, angles and sizes; transforms (m, k, 2, h, w / 2 + 1) of their
+    shares, and the products of these (m, 2, 2)."""
+    ranges, entries = _rate_ranges().tolist(), []
+    for shape, motion, angle, phase, rate in product(LOOK.shapes, MOTIONS, range(ANGLES), range(PHASES), RATES):
+        low, high = ranges[list(MOTIONS).index(motion)]
+        rates = dict.fromkeys(("speed", "turn", "growth"), 0.0) | {rate_name(motion): low + rate * (high - low)}
+        scene = Scene(shape, 0.5, 0.5, 2 * torch.pi * angle / ANGLES, phase / PHASES, **rates)
+        entries.append((scene, motion))
+    places = Places.of([scene for scene, _ in entries], [motion for _, motion in entries])
+    times = torch.linspace(0, num_frames - 1, NUM_KEYS).round()
+    rows = torch.arange(len(entries)).split(256)
+    seen = torch.cat([shares(places[part], times, BANK_SIZE, LOOK.radii, softness=1.0) for part in rows])
+    seen = rearrange(seen, "m k h w two -> m k two h w")
+    return places, torch.fft.rfft2(seen), einsum(seen, seen, "m k i h w, m k j h w -> m i j")
+
+
+def _from_bank(keys: Tensor, background: Tensor, num_frames: int) -> tuple[Places, Tensor]:
+    """The CANDIDATES drawings of the bank, each moved and coloured at its best, that are nearest to each clip.
+
+    keys: (n, k, 16, 16, 3). Returns places (n c,) and bodies (n c,).
     """
-    shape, behind = seen[..., :2], seen[..., 2:]
-    if colours is not None:
-        drawn = shape @ np.stack([colours.body, colours.second]) + behind * colours.background
-        return float(np.square(clip - drawn).mean())
-    weight = (behind**2).sum(axis=0)
-    background, left = np.median(clip, axis=0), shape.reshape(-1, 2)
-    for _ in range(2):
-        rest = (clip - behind * background).reshape(-1, 3)
-        pair = np.linalg.lstsq(left.T @ left + 1e-3 * np.eye(2), left.T @ rest, rcond=None)[0]
-        drawn = shape @ np.clip(pair, 0, 1)
-        nearer = (behind * (clip - drawn)).sum(axis=0) / np.maximum(weight, 1e-2)
-        background = np.where(weight > 1e-2, nearer, background)
-    return float(np.square(clip - drawn - behind * background).mean())
+    bank, transforms, products = _bank(num_frames)
+    behind, colours = _palette(BANK_SIZE)
+    differences = torch.fft.rfft2(rearrange(keys - behind[background][:, None], "n k h w c -> n k c h w"))
+    found, bodies, moves = [], [], []
+    for one, number in zip(differences, background.tolist(), strict=True):
+        weights = colours - behind[number].mean(dim=(0, 1))  # (b, 2, 3): as if the background had one colour
+        painted = einsum(weights.to(one.dtype), one, "b two c, k c h w -> b k two h w")
+        product_of = einsum(painted, transforms.conj(), "b k two h w, m k two h w -> b m h w")
+        overlap = torch.fft.irfft2(product_of, s=(BANK_SIZE, BANK_SIZE))  # at every move
+        energy = einsum(weights, weights, products, "b i c, b j c, m i j -> b m")
+        best, move = overlap.flatten(2).max(dim=2)  # (b, m)
+        error, body = (energy - 2 * best).min(dim=0)  # (m,)
+        # the best of every pair of shape and motion, then the best of these
+        kind = bank.shape * len(MOTIONS) + bank.motion
+        of_kind = torch.full((len(SHAPES) * len(MOTIONS),), torch.inf).scatter_reduce(0, kind, error, "amin")
+        chosen = (error == of_kind[kind]).nonzero().flatten()
+        chosen = chosen[error[chosen].argsort()[:CANDIDATES]]
+        found.append(chosen)
+        bodies.append(body[chosen])
+        moves.append(move[body[chosen], chosen])
+    places, moved = bank[torch.cat(found)], torch.cat(moves)
+    down, across = (moved // BANK_SIZE) / BANK_SIZE, (moved % BANK_SIZE) / BANK_SIZE
+    return replace(places, x=(places.x + across) % 1, y=(places.y + down) % 1), torch.cat(bodies)
+
+
+def _fit(
+    places: Places, background: Tensor, body: Tensor, keys: Tensor, times: Tensor, softness: float
+) -> tuple[Places, Tensor]:
+    """Levenberg-Marquardt on place, angle, size and rate; each clip keeps its own damping. Also the errors (n,)."""
+    resolution, ranges = keys.shape[2], _rate_ranges()[places.motion]
+    width = ranges[:, 1] - ranges[:, 0]
+    names = list(STEPS)
+    small = torch.stack([torch.full_like(width, step) for step in STEPS.values()], dim=1)  # (n, 5)
+    small[:, names.index("rate")] = width / 20
+
+    def drawn(values: Tensor) -> Tensor:
+        at = replace(places, **dict(zip(names, values.unbind(dim=1), strict=True)))
+        return draw(at, background, body, times, resolution, softness).flatten(1)
+
+    target, values = keys.flatten(1), torch.stack([getattr(places, name) for name in names], dim=1)
+    picture = drawn(values)
+    error, damping = (picture - target).square().mean(dim=1), torch.full((len(values),), 0.03)
+    for _ in range(ROUNDS):
+        # columns in units of `small`, so that damping treats all alike
+        columns = torch.stack(
+            [drawn(values + small * unit) - picture for unit in torch.eye(len(names))], dim=1
+        )  # (n, 5, p)
+        normal = columns @ columns.mT
+        slope = einsum(columns, target - picture, "n v p, n p -> n v")
+        damped = normal + (damping[:, None] * normal.diagonal(dim1=1, dim2=2) + 1e-6).diag_embed()
+        tried = values + small * torch.linalg.solve(damped, slope)
+        rate = names.index("rate")
+        low, high = ranges[:, 0] - SLACK * width, ranges[:, 1] + SLACK * width
+        tried[:, rate] = tried[:, rate].clamp(low, high)
+        new = drawn(tried)
+        new_error = (new - target).square().mean(dim=1)
+        better = new_error < error
+        values, picture = torch.where(better[:, None], tried, values), torch.where(better[:, None], new, picture)
+        error, damping = torch.where(better, new_error, error), torch.where(better, damping / 4, damping * 6)
+    return replace(places, **dict(zip(names, values.unbind(dim=1), strict=True))), error
