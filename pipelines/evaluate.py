@@ -25,6 +25,7 @@ from pipelines.parts.evaluate.class_scores import score_classes
 from pipelines.parts.evaluate.context import Evaluation, SampleSet
 from pipelines.parts.evaluate.frame_scores import score_frames
 from pipelines.parts.evaluate.generation import score_frechet
+from pipelines.parts.evaluate.judge_scores import score_judges
 from pipelines.parts.evaluate.pipeline_samples import is_pipeline, sample_pipeline
 from pipelines.parts.evaluate.preview import write_preview
 from pipelines.parts.evaluate.proxy_scores import score_proxies
@@ -89,7 +90,7 @@ def score_samples(evaluation: Evaluation, is_main: bool) -> dict[str, Any]:
     """
     scores = score_frechet(evaluation) | score_frames(evaluation) | score_proxies(evaluation)
     if is_main:
-        scores |= score_videos(evaluation) | score_classes(evaluation)
+        scores |= score_videos(evaluation) | score_judges(evaluation) | score_classes(evaluation)
     return scores
 
 

@@ -54,3 +54,13 @@ declare(
         score=blockiness,
     )
 )
+declare(
+    Metric(
+        "blockiness_decoded",
+        "The same of held-out clips that went through the autoencoder, beside themselves before.",
+        LOWER,
+        HELD_OUT_CLIPS,
+        is_detail=True,
+        summary=IF_MEASURED,
+    )
+)

@@ -25,6 +25,9 @@ class EvaluateSection:
     classifier_seeds: int = 3  # classifiers trained for class accuracy, seeds 0, 1, ...; 0 = no class accuracy
     classifier_steps: int = 250  # training steps of each classifier
     classifier_clips: int = 512  # clips of either split that the classifiers see at most, spread over the files
+    judged_videos: int = 128  # samples, and held-out clips twice, that two-sample accuracy and fidelity see at most; 0 = none
+    two_sample_seeds: int = 3  # networks trained for two-sample accuracy, seeds 0, 1, ...; 0 = no such accuracy
+    two_sample_steps: int = 250  # training steps of each
     proxy_clips: int = 512  # samples, and held-out clips, behind the proxy_frechet distances at most; 0 = none
     reconstruction_clips: int = 256  # held-out clips whose reconstruction is scored at most
     rfvd_clips: int = 64  # of these, the clips whose I3D features are compared too (rfvd) where I3D is there; 0 = none
@@ -35,6 +38,7 @@ class EvaluateSection:
             if getattr(self, name) not in known:
                 raise ValueError(f"evaluate.{name} is one of {', '.join(known)}, got {getattr(self, name)!r}")
         least = {"num_videos": -1, "num_sets": 0, "rfvd_clips": 0, "frames_per_video": 0, "i3d_batch_size": 1}
+        least |= {"judged_videos": 0, "two_sample_seeds": 0, "two_sample_steps": 1}
         least |= {"classifier_seeds": 0, "proxy_clips": 0, "classifier_clips": 1, "reconstruction_clips": 1}
         for name, smallest in least.items():
             if getattr(self, name) < smallest:

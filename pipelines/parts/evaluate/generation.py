@@ -20,6 +20,7 @@ from pipelines.metrics.fvd_protocols import (
 )
 from pipelines.metrics.i3d_weights import FeatureExtractor
 from pipelines.metrics.inception_score import inception_score
+from pipelines.metrics.precision_recall import precision_recall
 from pipelines.parts.evaluate.context import Evaluation
 from pipelines.parts.evaluate.features import FeatureFiles
 from pipelines.parts.evaluate.real_clips import RealFiles, network_facts
@@ -102,10 +103,12 @@ def score_frechet(evaluation: Evaluation) -> dict[str, Any]:
             "then_fake": codecs_left(protocol.fake_codecs, samples.codec),
         },
     }
-    return named_scores(record, fakes, extractor)
+    return named_scores(record, real, fakes, extractor)
 
 
-def named_scores(record: dict[str, Any], fakes: Sequence[Tensor], extractor: FeatureExtractor) -> dict[str, Any]:
+def named_scores(
+    record: dict[str, Any], real: Tensor, fakes: Sequence[Tensor], extractor: FeatureExtractor
+) -> dict[str, Any]:
     """The scores that the same features give, by name: the record first, then what stands beside it."""
     name = str(record["name"])
     scores = {name: record["value"], f"{name}_record": record}
@@ -113,6 +116,10 @@ def named_scores(record: dict[str, Any], fakes: Sequence[Tensor], extractor: Fea
         scores["kernel_distance_i3d"] = record["kernel_distance"]["value"]
         record["inception_score_i3d"] = over_sets([inception_score(logits) for logits in fakes])
         scores["inception_score_i3d"] = record["inception_score_i3d"]["value"]
+        pairs = [precision_recall(real, fake) for fake in fakes]
+        for side, values in zip(("precision", "recall"), zip(*pairs, strict=True), strict=True):
+            record[side] = over_sets(list(values))
+            scores[f"{side}_i3d"] = record[side]["value"]
     return scores
 
 

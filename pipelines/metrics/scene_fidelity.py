@@ -1,0 +1,26 @@
+"""How far generated videos are pictures of the embedded world: PSNR to the scene that was read from them, drawn anew."""
+
+import torch
+from torch import Tensor
+
+from pipelines.metrics.declared import HIGHER, IF_MEASURED, ITS_RECORD, Metric, declare
+
+PASS_SHARE = 0.95  # of decoded held-out clips that are accepted: what sets the threshold
+
+for name, meaning, is_detail in (
+    (
+        "accepted",
+        f"Share of generated videos that are as near to a drawn scene as {PASS_SHARE:.0%} of held-out clips are that "
+        "went through the autoencoder (embedded shapes only).",
+        False,
+    ),
+    ("fidelity", "Mean PSNR in dB of generated videos to the scene that each shows, drawn anew.", True),
+    ("fidelity_real", "The same of held-out clips that went through the autoencoder.", True),
+):
+    declare(Metric(name, meaning, HIGHER, ITS_RECORD, is_detail=is_detail, summary=IF_MEASURED))
+
+
+def accepted(psnr: Tensor, real_psnr: Tensor) -> tuple[float, float]:
+    """Share of `psnr` (n,) at or above the level that PASS_SHARE of `real_psnr` (m,) reach, and that level in dB."""
+    level = torch.quantile(real_psnr.double(), 1 - PASS_SHARE, interpolation="lower")
+    return float((psnr.double() >= level).double().mean()), float(level)
