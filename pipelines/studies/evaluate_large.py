@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pipelines import prepare_data
-from pipelines.data.synthetic import MOTIONS, draw_scene, render
+from pipelines.data.synthetic import LOOKS, draw_scene, textured_paint
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.scores import scores_folder
 from pipelines.parts.evaluate.features import CHUNK
