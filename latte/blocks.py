@@ -32,8 +32,8 @@ def build_mlp(kind: str, width: int, ratio: float) -> nn.Module:
     """`gelu`: two layers of `ratio` times the width. `swiglu` (Shazeer 2020): gated, and as three matrices take its
     place of two, 2/3 as wide, which is rounded to a multiple of 64 (of 8 below 512)."""
     hidden = int(width * ratio)
-    if kind == "gelu":
-        return Mlp(width, hidden, act_layer=GELUTanh)
+    if kind.startswith("gelu"):
+        return Mlp(width, hidden, act_layer=nn.GELU if kind == "gelu_exact" else GELUTanh)
     multiple = 64 if hidden >= 512 else 8
     gated = max(round(hidden * 2 / 3 / multiple), 1) * multiple
     return SwiGLUPacked(width, 2 * gated, width)

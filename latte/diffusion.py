@@ -17,11 +17,12 @@ from torch import Tensor
 
 from latte.embeddings import drop_labels
 from latte.latent_layout import LatentLayout
-from latte.latte import Latte
+from latte.latte import EARLY, Latte
 from latte.noise_schedule import NUM_TIMESTEPS, Chain, Level, spread
 from latte.times import Draws, Times, counted_share, draw_stream_times, draw_uniform
 
 Parts = dict[str, Tensor]  # {part: (b, c, t, h, w)}
+EARLY_WEIGHT = 0.5  # of the early head's loss (internal guidance, arXiv 2512.24176)
 
 
 @dataclass(frozen=True)
@@ -30,24 +31,32 @@ class Prediction:
 
     mean: Parts
     variance: Parts = field(default_factory=dict)
+    early: Parts = field(default_factory=dict)  # the mean by the early head, where it was asked for
 
 
 def predict(
-    model: Latte, noisy: Parts, timestep: Times, labels: Tensor | None, layout: LatentLayout | None = None
+    model: Latte,
+    noisy: Parts,
+    timestep: Times,
+    labels: Tensor | None,
+    layout: LatentLayout | None = None,
+    early: bool = False,
 ) -> Prediction:
     """Run the model on parts: pack, predict, unpack.
 
     timestep: (b,) in [0, 1000], or {stream: (b,)}; labels: (b,), null class allowed; layout: that of the parts, None =
-    the model's own.
+    the model's own; early: also what the early head predicts.
     """
     layout = layout or model.layout
-    streams = model(layout.pack(noisy), timestep, labels)
+    streams = model(layout.pack(noisy), timestep, labels, early)
+    own = {name: streams.pop(f"{name}{EARLY}") for name in list(streams) if f"{name}{EARLY}" in streams}
+    first = layout.unpack(own) if own else {}
     if not model.predicts_variance:
-        return Prediction(layout.unpack(streams))
+        return Prediction(layout.unpack(streams), early=first)
     channels = {stream.name: [stream.channels, stream.channels] for stream in layout.streams}
     halves = {name: stream.split(channels[name], dim=1) for name, stream in streams.items()}
     mean = layout.unpack({name: half[0] for name, half in halves.items()})
-    return Prediction(mean, layout.unpack({name: half[1] for name, half in halves.items()}))
+    return Prediction(mean, layout.unpack({name: half[1] for name, half in halves.items()}), first)
 
 
 def draw_noise(model: Latte, generators: Sequence[torch.Generator], device: torch.device) -> Parts:
@@ -139,12 +148,16 @@ def loss_at(
     levels = {part: Level.of(options.objective, own_timestep[part], options.zero_terminal_snr) for part in latents}
     noisy = {part: levels[part].add_noise(x, noise[part]) for part, x in latents.items()}
     is_shared = isinstance(times, Tensor)
-    prediction = predict(model, noisy, shown[layout.streams[0].name] if is_shared else shown, labels, layout)
+    time, has_early = shown[layout.streams[0].name] if is_shared else shown, bool(options.early_head)
+    prediction = predict(model, noisy, time, labels, layout, has_early)
 
-    errors, bounds, terms = {}, {}, {}
+    errors, bounds, early_errors, terms = {}, {}, {}, {}
     for part, x in latents.items():
         level, counts = levels[part], spread(counted[part]) if part in counted else 1.0
-        error = counts * (prediction.mean[part] - level.target(options.objective, x, noise[part])).square()
+        target = level.target(options.objective, x, noise[part])
+        error = counts * (prediction.mean[part] - target).square()
+        if has_early:
+            early_errors[part] = counts * (prediction.early[part] - target).square()
         if error.numel():
             terms[f"loss_{part}"] = error.detach().mean()
         errors[part] = error
@@ -154,6 +167,8 @@ def loss_at(
             output = prediction.mean[part].detach(), prediction.variance[part]
             bounds[part] = counts * variational_bound(own_timestep[part], noisy[part], x, noise[part], *output)
     loss = weighted_mean(model, errors, len(labels))
+    if has_early and torch.is_grad_enabled():  # held-out losses compare with those of models without
+        loss = loss + EARLY_WEIGHT * weighted_mean(model, early_errors, len(labels))
     if bounds:
         bound = weighted_mean(model, bounds, len(labels))
         return loss + bound, {**terms, "bound": bound.detach()}

@@ -22,6 +22,12 @@ class Guidance:
     high: float = 1.0
     channels: int = 0  # only the first channels of every stream; 0 = all
     weak_model: Latte | None = None  # None = the model itself without a class
+    internal_scale: float = 1.0  # away from the model's own early head, before the class counts; 1 = not at all
+    internal_low: float = 0.0  # only above this noise level
+
+    def guides_internally_at(self, timesteps: Mapping[str, float]) -> bool:
+        """Whether the early head is needed at {part: timestep}."""
+        return self.internal_scale != 1 and max(timesteps.values()) / NUM_TIMESTEPS >= self.internal_low
 
     def guides_at(self, timesteps: Mapping[str, float]) -> bool:
         """Whether a second prediction is needed at {part: timestep} (Kynkaanniemi et al. 2024: not at every level)."""
@@ -33,14 +39,17 @@ def guided_prediction(
 ) -> Prediction:
     """weak + scale (strong - weak) inside the interval, elsewhere the conditional prediction.
 
+    Internal guidance (arXiv 2512.24176) changes the conditional prediction first: early + scale (final - early).
+
     noisy: {part: (b, c, t, h, w)}; timesteps: {part: in [0, 1000], negative = data}; labels: (b,). The variance that an
     epsilon model predicts stays the conditional one.
     """
     times = model_times(model, timesteps, labels)
+    internally = guidance.guides_internally_at(timesteps)
     if not guidance.guides_at(timesteps):
-        return predict(model, noisy, times, labels)
+        return sharpened(predict(model, noisy, times, labels, early=internally), guidance)
     if guidance.weak_model:
-        strong = predict(model, noisy, times, labels)
+        strong = sharpened(predict(model, noisy, times, labels, early=internally), guidance)
         weak = predict(guidance.weak_model, noisy, model_times(guidance.weak_model, timesteps, labels), labels)
         pairs, variance = {part: (strong.mean[part], weak.mean[part]) for part in noisy}, strong.variance
     else:
@@ -50,7 +59,9 @@ def guided_prediction(
             {part: torch.cat([x, x]) for part, x in noisy.items()},
             model_times(model, timesteps, both_labels),
             both_labels,
+            early=internally,
         )
+        both = sharpened(both, guidance, len(labels))
         size = [len(labels), len(labels)]
         pairs = {part: value.split(size) for part, value in both.mean.items()}
         variance = {part: value.split(size)[0] for part, value in both.variance.items()}
@@ -61,6 +72,18 @@ def guided_prediction(
         (strong_part, rest), (weak_part, _) = strong_mean.split(number, dim=1), weak_mean.split(number, dim=1)
         mean[part] = torch.cat([torch.lerp(weak_part, strong_part, guidance.scale), rest], dim=1)
     return Prediction(mean, variance)
+
+
+def sharpened(prediction: Prediction, guidance: Guidance, rows: int | None = None) -> Prediction:
+    """Internal guidance on the first `rows` samples (all), where the early head's prediction is there."""
+    if not prediction.early:
+        return prediction
+    mean = {
+        part: torch.cat([torch.lerp(prediction.early[part][:rows], value[:rows], guidance.internal_scale), *rest])
+        for part, value in prediction.mean.items()
+        for rest in [[value[rows:]] if rows is not None else []]
+    }
+    return Prediction(mean, prediction.variance)
 
 
 def model_times(model: Latte, timesteps: Mapping[str, float], labels: Tensor) -> Times:

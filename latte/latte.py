@@ -14,6 +14,9 @@ from latte.embeddings import TimeEmbedding, rotation_angles, sincos, spatial_pos
 from latte.latent_layout import LatentLayout
 
 
+EARLY = ":early"  # after the name of a stream: what the early head predicts for it
+
+
 class Latte(ModelMixin, ConfigMixin):
     """Predicts the objective's target for every stream; built of two records: `Latte(**build_records(...))`."""
 
@@ -48,6 +51,8 @@ class Latte(ModelMixin, ConfigMixin):
         )
         outputs = 2 * values if self.predicts_variance else values
         self.final_layer = FinalLayer(width, {s.name: s.channels * outputs for s in streams})
+        if self.architecture.early_head:
+            self.early_layer = FinalLayer(width, {s.name: s.channels * values for s in streams})
 
         times = torch.tensor([stream.first_time + frame for stream in streams for frame in range(stream.frames)])
         rows, columns = streams[0].height // self.patch, streams[0].width // self.patch
@@ -76,11 +81,16 @@ class Latte(ModelMixin, ConfigMixin):
         if len(self.layout.streams) > 1:
             nn.init.normal_(self.stream_embedding, std=0.02)
         modulations = [module.linear for module in self.modules() if isinstance(module, Modulation)]
-        for output in (*modulations, *self.final_layer.heads.values()):
+        heads = [head for module in self.modules() if isinstance(module, FinalLayer) for head in module.heads.values()]
+        for output in (*modulations, *heads):
             nn.init.zeros_(output.get_parameter("weight"))
 
     def forward(
-        self, streams: dict[str, Tensor], timestep: Tensor | dict[str, Tensor], labels: Tensor | None = None
+        self,
+        streams: dict[str, Tensor],
+        timestep: Tensor | dict[str, Tensor],
+        labels: Tensor | None = None,
+        early: bool = False,
     ) -> dict[str, Tensor]:
         """One prediction per stream.
 
@@ -88,7 +98,8 @@ class Latte(ModelMixin, ConfigMixin):
         image is `layout.of_image()`. Only what is given takes tokens. timestep: (b,) in [0, 1000], 0 = data, or
         {stream: (b,)}; labels: (b,) int64, `num_classes` = no class, None = no class for all; ignored by a model
         without classes. Returns {stream: (b, C_out, T, h, w)} in float32: C_out is C, or 2 C when the model predicts
-        variances too (first C: noise, last C: variance, each in [-1, 1]).
+        variances too (first C: noise, last C: variance, each in [-1, 1]). early: also {stream:early: (b, C, T, h, w)},
+        what the early head predicts.
         """
         num_frames = {s.name: streams[s.name].shape[2] for s in self.layout.streams if s.name in streams}
         frames, p = list(num_frames.values()), self.patch
@@ -110,7 +121,11 @@ class Latte(ModelMixin, ConfigMixin):
 
         rotation = self.first_frames(self.rotation, num_frames, dim=1) if self.rotates else None  # (2, f, s, d_head/2)
         x = x if self.rotates else x + self.patch_positions  # (b, f, s, d)
+        found: dict[str, Tensor] = {}
         for index, block in enumerate(self.blocks):
+            if early and index == self.architecture.early_head:
+                values = self.early_layer(x, condition, num_frames)
+                found = {f"{name}{EARLY}": self.unpatch(patches) for name, patches in values.items()}
             if index == self.first_temporal_block and not self.rotates:
                 positions = self.first_frames(self.frame_positions, num_frames, dim=0)  # (f, d)
                 x = x + rearrange(positions, "f d -> f 1 d")  # (b, f, s, d)
@@ -120,11 +135,12 @@ class Latte(ModelMixin, ConfigMixin):
                 x = block(x, condition, frames, rotation)  # (b, f, s, d)
 
         values = self.final_layer(x, condition, num_frames)  # {stream: (b, f_stream, s, p p C_out)}
-        return {
-            s.name: rearrange(values[s.name], "b f (h w) (p q c) -> b c f (h p) (w q)", h=s.height // p, p=p, q=p)
-            for s in self.layout.streams
-            if s.name in streams
-        }  # {stream: (b, C_out, T, h, w)}
+        return {name: self.unpatch(patches) for name, patches in values.items()} | found  # (b, C_out, T, h, w) each
+
+    def unpatch(self, patches: Tensor) -> Tensor:
+        """(b, f, s, p p C) -> (b, C, f, h, w)."""
+        p, rows = self.patch, self.layout.streams[0].height // self.patch
+        return rearrange(patches, "b f (h w) (p q c) -> b c f (h p) (w q)", h=rows, p=p, q=p)
 
     def first_frames(self, table: Tensor, num_frames: dict[str, int], dim: int) -> Tensor:
         """The rows of a table over all frames of the layout that belong to the first `num_frames` of the streams."""

@@ -38,6 +38,8 @@ class SamplerConfig:
     guidance_scale: float = 2.0  # strength of the class; 1 = off, the only choice for an unconditional model
     guidance_low: float = 0.0  # guide only above this noise level, from 0 (data) to 1 (noise)
     guidance_high: float = 1.0  # guide only below this noise level
+    internal_scale: float = 1.0  # strength of internal guidance, away from the model's early head; 1 = off
+    internal_low: float = 0.0  # guide internally only above this noise level
     cfg_channels: int = 0  # guide only the first channels of every stream (4: as Latte's published code); 0 = all
     time_shift: float = 1.0  # above 1: more of the steps at high noise
     keyframe_lead: float = 0.0  # share of the steps by which the keyframe is denoised ahead of the rest, up to 0.5
@@ -73,6 +75,11 @@ class SamplerConfig:
             raise ValueError(
                 f"sample.keyframe_lead is {self.keyframe_lead}, but the model never saw a keyframe with less noise "
                 "than the rest: use 0, or train with latte.independent_times_share above 0."
+            )
+        if self.internal_scale != 1 and not options.early_head:
+            raise ValueError(
+                f"sample.internal_scale is {self.internal_scale}, but the model has no early head: use 1, or train with "
+                "latte.early_head above 0."
             )
         self._check_guidance(model, weak_model)
         return method
@@ -175,7 +182,8 @@ def sample_batch(
         for part, latent in whiten(model, first_frame or {}).items()
     }
     guidance = Guidance(
-        config.guidance_scale, config.guidance_low, config.guidance_high, config.cfg_channels, weak_model
+        *(config.guidance_scale, config.guidance_low, config.guidance_high, config.cfg_channels, weak_model),
+        *(config.internal_scale, config.internal_low),
     )
     predict = partial(guided_prediction, model, labels=torch.tensor(labels, device=device), guidance=guidance)
     parts, objective = list(model.layout.parts), options.objective

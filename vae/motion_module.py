@@ -61,10 +61,22 @@ class MotionModule(ModelMixin, ConfigMixin):
             _double(bottleneck, width), nn.ReLU(), _double(width, width), nn.ReLU(), _double(width, width), nn.ReLU(),
             _double(width, 3),
         )  # fmt: skip
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """He et al. 2015, so that frames still differ at the last layer (by torch's default, 200 times less there than
+        at the first, the flow of plain frames stayed at zero for hundreds of steps); begins near the identity warp."""
+        for layer in (*self.motion_encoder, *self.motion_decoder):
+            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+                taps = layer.kernel_size[0] * layer.kernel_size[1]
+                if isinstance(layer, nn.ConvTranspose2d):  # every output is reached by one tap in four
+                    taps /= layer.stride[0] * layer.stride[1]
+                nn.init.normal_(layer.weight, std=(2 / (layer.in_channels * taps)) ** 0.5)
+                nn.init.zeros_(layer.bias)
         head = self.motion_decoder[-1]
-        with torch.no_grad():  # begin near the identity warp
-            head.weight.mul_(0.1)
-            head.bias.copy_(torch.tensor([0.0, 0.0, INITIAL_LEVEL]))
+        head.weight.mul_(0.1)
+        head.bias.copy_(torch.tensor([0.0, 0.0, INITIAL_LEVEL]))
 
     def forward(self, video: torch.Tensor, keyframe: torch.Tensor) -> torch.Tensor:
         """Motion of every frame against the keyframe, fp32.
