@@ -42,8 +42,15 @@ class LatteTask:
         return ["latte"]
 
     def parameter_groups(self, player: str) -> list[dict]:
-        """One group: all parameters at the same rate."""
-        return [{"params": list(self.players[player].parameters()), "lr_scale": 1.0}]
+        """The matrices of the blocks but those of adaLN, and all else, at the same rate."""
+        hidden = [
+            parameter
+            for name, parameter in self.model.blocks.named_parameters()
+            if parameter.ndim == 2 and "modulation" not in name
+        ]
+        known = {id(parameter) for parameter in hidden}
+        others = [parameter for parameter in self.players[player].parameters() if id(parameter) not in known]
+        return [{"params": hidden, "lr_scale": 1.0, "hidden": True}, {"params": others, "lr_scale": 1.0}]
 
     def batches(self, first_step: int) -> Iterator[dict]:
         """The stage's batches with one entry per part, which the loop can cut into micro-batches like any other."""

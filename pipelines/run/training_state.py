@@ -15,6 +15,7 @@ from pipelines.run.data_parallel import PlayerLosses
 from pipelines.run.ema import AveragedWeights
 from pipelines.run.ema_snapshots import LENGTHS, PowerAverages, drop_snapshots, snapshot_interval
 from pipelines.run.manifest import find_fault, write_manifest
+from pipelines.run.muon import Muon
 from pipelines.run.ranks import broadcast, connect, largest
 from pipelines.run.sharding import load_whole, local, shard, split_like, whole_on_cpu
 from pipelines.run.task import LoopConfig, TrainingTask
@@ -223,8 +224,10 @@ def _build_optimizer(task: TrainingTask, player: str, config: LoopConfig) -> tor
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     owned = [id(parameter) for parameter in task.players[player].parameters()]
     assert sorted(grouped) == sorted(owned), f"parameter_groups({player!r}) must hold every parameter of it once"
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     betas = cast(tuple[float, float], tuple(config.betas))
+    if config.optimizer == "muon":
+        return Muon(groups, config.lr, betas, config.weight_decay)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     return kind(groups, lr=config.lr, betas=betas, weight_decay=config.weight_decay, fused=True)
 
 

@@ -52,6 +52,35 @@ def test_no_unconditional_pass_outside_the_interval():
     assert rows == [2, 4, 4, 2]  # at times 1, 0.75, 0.5, 0.25
 
 
+@pytest.mark.parametrize("objective", ["flow", "epsilon"])
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_internal_guidance_changes_the_conditional_prediction_first(objective, scale):
+    """early + w (final - early), and the class counts after that; below internal_low there is none."""
+    model = tiny_latte(awake=True, objective=objective, early_head=1, depth=2)
+    x, labels, times = random_latents(DECOUPLED, 2), torch.tensor([0, 2]), torch.full((2,), 600.0)
+    guidance = Guidance(scale, internal_scale=1.7, internal_low=0.5)
+    with torch.no_grad():
+        found = predict(model, x, times, labels, early=True)
+        other = predict(model, x, times, torch.tensor([3, 3]))
+        guided = guided_prediction(model, x, dict.fromkeys(x, 600.0), labels, guidance)
+        below = guided_prediction(model, x, dict.fromkeys(x, 400.0), labels, Guidance(1.0, internal_scale=1.7, internal_low=0.5))
+        plain = predict(model, x, torch.full((2,), 400.0), labels)
+    for part in DECOUPLED:
+        sharp = found.early[part] + 1.7 * (found.mean[part] - found.early[part])
+        expected = other.mean[part] + scale * (sharp - other.mean[part]) if scale != 1 else sharp
+        torch.testing.assert_close(guided.mean[part], expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(below.mean[part], plain.mean[part])
+        if objective == "epsilon":
+            torch.testing.assert_close(guided.variance[part], found.variance[part], rtol=1e-4, atol=1e-5)
+
+
+def test_internal_guidance_needs_an_early_head():
+    with pytest.raises(ValueError, match="sample.internal_scale is 1.5, but the model has no early head"):
+        SamplerConfig(internal_scale=1.5).method_for(tiny_latte())
+    with pytest.raises(ValueError, match="latte.early_head is 2, but there are 2 blocks"):
+        tiny_latte(early_head=2, depth=2)
+
+
 @pytest.mark.parametrize("weak_model", [True, False])
 @pytest.mark.parametrize("layout", ["keyframe_first", "channel"])
 def test_guidance_on_the_first_channels_only(layout, weak_model):

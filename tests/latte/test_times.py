@@ -51,7 +51,7 @@ def test_a_clean_keyframe_is_data_and_gets_no_loss(objective):
     model.register_forward_hook(keep)
     latents = random_latents(DECOUPLED, 3)
     loss, terms = training_loss(model, latents, torch.tensor([0, 1, 2]), keyed_draws([1, 2, 3]))
-    streams, timestep, _ = seen[0]
+    streams, timestep, *_ = seen[0]
     assert torch.equal(streams["keyframe"], latents["keyframe"])
     assert not timestep["keyframe"].any() and timestep["motion_residual"].all()
     loss.backward()
