@@ -50,8 +50,9 @@ def run(config: Experiment) -> None:
     vae_path = autoencoder_path(config)
     inputs = index_input(index) | {"vae": {"path": str(vae_path), "hash": hash_folder(vae_path)}}
     folder = StageFolder(config.run.root, config.run.name, STAGE)
-    settings, num_jobs = select(config, ("data", "cache", "run")), config.cache.num_jobs
-    with folder.open(settings, inputs, (*MAY_CHANGE, *DATA_MAY_CHANGE), shared=num_jobs > 1):
+    settings, defaults = (select(one, ("data", "cache", "run")) for one in (config, Experiment()))
+    num_jobs, may = config.cache.num_jobs, (*MAY_CHANGE, *DATA_MAY_CHANGE)
+    with folder.open(settings, inputs, may, shared=num_jobs > 1, defaults=defaults):
         ranks = connect(config.run.device)
         vae = load_autoencoder(vae_path)
         clips = {split: fixed_clips(config, index, split) for split in splits_of(index)}

@@ -24,10 +24,10 @@ def run(config: Experiment) -> None:
         ValueError: data.root or data.splits are wrong, no file can be used, or the run has other data already.
     """
     refuse_flipped_shapes(config)
-    settings = select(config, ("data",)) | {"run": {"seed": config.run.seed}}
+    settings, defaults = select(config, ("data",)) | {"run": {"seed": config.run.seed}}, select(Experiment(), ("data",))
     folder = StageFolder(config.run.root, config.run.name, STAGE)
     # Data that moved to another place may go on being used; that it is the same is checked below.
-    with folder.open(settings, may_change=(*NOT_IN_INDEX, "data.root", "data.splits")):
+    with folder.open(settings, may_change=(*NOT_IN_INDEX, "data.root", "data.splits"), defaults=defaults):
         if not folder.is_main:
             return
         index_file, data = folder.path / "index.json", config.data

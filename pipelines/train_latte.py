@@ -56,8 +56,9 @@ def run(config: Experiment) -> None:
     if config.latte.compile:
         compile_blocks(model, LatteBlock)
     folder = StageFolder(config.run.root, config.run.name, STAGE)
-    settings = select(config, ("data", "latte", "run"))
-    with folder.open(settings, inputs, (*may_change("latte.loop"), *DATA_MAY_CHANGE, *MAY_CHANGE)):
+    settings, defaults = (select(one, ("data", "latte", "run")) for one in (config, Experiment()))
+    may = (*may_change("latte.loop"), *DATA_MAY_CHANGE, *MAY_CHANGE)
+    with folder.open(settings, inputs, may, defaults=defaults):
         ranks = connect(config.run.device)
         clips_seed, loop = key(config.run.seed, STAGE, "clips"), config.latte.loop
         task = LatteTask(

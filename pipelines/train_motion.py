@@ -32,7 +32,7 @@ MAY_CHANGE = (
 def run(config: Experiment) -> None:
     """Train, or go on training, the motion module of `config`."""
     index = open_index(config)
-    settings = select(config, ("data", "motion", "run"))
+    settings, defaults = (select(one, ("data", "motion", "run")) for one in (config, Experiment()))
     settings["module"] = asdict(config.vae.deco_vae.motion_module)
     inputs = index_input(index)
     source = None
@@ -41,7 +41,8 @@ def run(config: Experiment) -> None:
             config.motion.init_from, run_path(config), settings["module"]
         )
     folder = StageFolder(config.run.root, config.run.name, STAGE)
-    with folder.open(settings, inputs, (*may_change("motion.loop"), *DATA_MAY_CHANGE, *MAY_CHANGE)):
+    may = (*may_change("motion.loop"), *DATA_MAY_CHANGE, *MAY_CHANGE)
+    with folder.open(settings, inputs, may, defaults=defaults):
         torch.manual_seed(key(config.run.seed, STAGE, "weights"))
         task = build_task(config, index)
         if source is not None:

@@ -63,7 +63,7 @@ COLOURS = {"background": len(BACKGROUNDS), "body": len(BODIES)}
 class MovingShapesConfig:
     """The embedded data set."""
 
-    look: str = "plain"  # plain (a few colours, easy to generate) | textured (clouds in any colours)
+    look: str = "textured"  # textured (clouds, any colours) or plain (a few colours, lossless: easier to generate)
     resolution: int = 64  # width and height of the files in pixels
     num_frames: int = 33  # frames per file
     fps: int = 25  # frames per second of the files
@@ -143,7 +143,7 @@ def write_moving_shapes(folder: Path, config: MovingShapesConfig) -> None:
     """
     marker = folder / "moving_shapes.json"
     if marker.exists():
-        if json.loads(marker.read_text()) != asdict(config):
+        if asdict(MovingShapesConfig()) | json.loads(marker.read_text()) != asdict(config):
             raise ValueError(f"{folder} was made with other data.shapes settings; remove it or choose another run.name")
         return
     if folder.exists() and any(folder.iterdir()):

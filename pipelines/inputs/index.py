@@ -1,10 +1,12 @@
 """The clip index of a run, as every stage after prepare_data opens it."""
 
 import json
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pipelines.data.clip_index import ClipIndex
+from pipelines.data.synthetic import MovingShapesConfig
 from pipelines.inputs.experiment import Experiment
 from pipelines.run.stage import select
 
@@ -32,6 +34,7 @@ def open_index(config: Experiment) -> ClipIndex:
     if not (folder / "index.json").exists():
         raise ValueError(f"there is no clip index in {folder}: {command}")
     made_with = json.loads((folder / "provenance.json").read_text())["settings"]["data"]
+    made_with["shapes"] = asdict(MovingShapesConfig()) | made_with.get("shapes", {})  # what is new has its default
     wanted = json.loads(json.dumps(select(config, ("data",))["data"]))
     changed = [name for name in wanted if wanted[name] != made_with.get(name)]
     changed = [name for name in changed if not any(fnmatchcase(f"data.{name}", glob) for glob in NOT_IN_INDEX)]

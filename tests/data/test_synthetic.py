@@ -34,7 +34,7 @@ from pipelines.data.synthetic import (
 )
 from pipelines.data.video_file import read_video
 
-TINY = MovingShapesConfig(resolution=32, num_frames=5, train_per_class=9, validation_per_class=2)
+TINY = MovingShapesConfig("plain", resolution=32, num_frames=5, train_per_class=9, validation_per_class=2)
 PLAIN, TEXTURED = LOOKS["plain"], LOOKS["textured"]
 
 
