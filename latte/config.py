@@ -37,7 +37,9 @@ class LatteNetwork:
     layout: str = "keyframe_first"  # how latent parts become tokens: keyframe_first, channel or tokens
     attention: str = "full"  # full (all tokens at once) or factorised (space and time in turn, as Latte)
     positions: str = "sincos"  # sincos (added to the tokens, as Latte) or rope (queries and keys rotated in 3-D)
-    early_head: int = 0  # a second head predicts from the tokens after so many blocks: for sample.internal_scale; 0 = none
+    early_head: int = (
+        0  # a second head predicts from the tokens after so many blocks: for sample.internal_scale; 0 = none
+    )
     qk_norm: bool = False  # normalise queries and keys, for stability in bf16
     objective: str = "flow"  # flow (rectified flow), epsilon (DDPM with learned variance, as Latte) or v (DDPM)
     zero_terminal_snr: bool = False  # v: rescale the noise schedule so that its last step holds noise alone
@@ -65,8 +67,8 @@ class LatteNetwork:
         heads = self.heads or heads
         if not 0 <= self.early_head < depth:
             raise ValueError(
-                f"latte.early_head is {self.early_head}, but there are {depth} blocks: choose a block before the last, or "
-                "0 for no second head."
+                f"latte.early_head is {self.early_head}, but there are {depth} blocks: choose a block before the last, "
+                "or 0 for no second head."
             )
         if min(depth, width, heads, patch) < 1 or width % heads or width % 4:
             raise ValueError(

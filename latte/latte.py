@@ -13,7 +13,6 @@ from latte.config import read_records
 from latte.embeddings import TimeEmbedding, rotation_angles, sincos, spatial_positions
 from latte.latent_layout import LatentLayout
 
-
 EARLY = ":early"  # after the name of a stream: what the early head predicts for it
 
 

@@ -78,8 +78,8 @@ class SamplerConfig:
             )
         if self.internal_scale != 1 and not options.early_head:
             raise ValueError(
-                f"sample.internal_scale is {self.internal_scale}, but the model has no early head: use 1, or train with "
-                "latte.early_head above 0."
+                f"sample.internal_scale is {self.internal_scale}, but the model has no early head: use 1, or train "
+                "with latte.early_head above 0."
             )
         self._check_guidance(model, weak_model)
         return method

@@ -69,7 +69,7 @@ class MotionModule(ModelMixin, ConfigMixin):
         at the first, the flow of plain frames stayed at zero for hundreds of steps); begins near the identity warp."""
         for layer in (*self.motion_encoder, *self.motion_decoder):
             if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
-                taps = layer.kernel_size[0] * layer.kernel_size[1]
+                taps: float = layer.kernel_size[0] * layer.kernel_size[1]
                 if isinstance(layer, nn.ConvTranspose2d):  # every output is reached by one tap in four
                     taps /= layer.stride[0] * layer.stride[1]
                 nn.init.normal_(layer.weight, std=(2 / (layer.in_channels * taps)) ** 0.5)

@@ -150,9 +150,7 @@ def smoothstep(value: Tensor) -> Tensor:
     return value * value * (3 - 2 * value)
 
 
-def shares(
-    places: Places, times: Tensor, resolution: int, radii: tuple[float, float], softness: float = 1.0
-) -> Tensor:
+def shares(places: Places, times: Tensor, resolution: int, radii: tuple[float, float], softness: float = 1.0) -> Tensor:
     """What every pixel shows, whatever the colours: (n, t, h, w, 2) shares of body and second colour.
 
     The rest is background: a clip is linear in its colours. times: (t,) frames; softness: width of edges in pixels.
@@ -204,7 +202,9 @@ def render(scene: Scene, motion: str, num_frames: int, paint: Paint) -> np.ndarr
     places, times = Places.of([scene], [motion]), torch.arange(num_frames, dtype=torch.float32)
     seen = shares(places, times, len(paint.background), paint.radii)[0]  # (t, h, w, 2)
     background, *colours = (torch.from_numpy(one).float() for one in (paint.background, paint.body, paint.second))
-    video = background + torch.einsum("t h w k, k h w c -> t h w c", seen, torch.stack(colours)[:, None, None] - background)
+    video = background + torch.einsum(
+        "t h w k, k h w c -> t h w c", seen, torch.stack(colours)[:, None, None] - background
+    )
     return (video.clamp(0, 1) * 255 + 0.5).byte().numpy()
 
 

@@ -95,7 +95,8 @@ def plain_paint(background: int, body: int, resolution: int) -> Paint:
     top, bottom = (_rgb(colour) for colour in BACKGROUNDS[background])
     down = ((np.arange(resolution, dtype=np.float32) + 0.5) / resolution)[:, None, None]
     picture = np.broadcast_to(top + (bottom - top) * down, (resolution, resolution, 3)).astype(np.float32)
-    return Paint(picture, *(_rgb(colour) for colour in BODIES[body]), LOOKS["plain"].radii)
+    own, second = (_rgb(colour) for colour in BODIES[body])
+    return Paint(picture, own, second, LOOKS["plain"].radii)
 
 
 def textured_paint(random: np.random.Generator, resolution: int) -> Paint:

@@ -10,7 +10,7 @@ BLOCK = 1024  # rows of distances that are in memory at once
 
 for name, meaning in (
     ("precision_i3d", "Share of generated videos that lie among real ones in the features of fvd16."),
-    ("recall_i3d", "Share of real clips that lie among generated ones in these features: what is never made lowers it."),
+    ("recall_i3d", "Share of real clips that lie among generated ones in these features: what is missing lowers it."),
 ):
     declare(Metric(name, meaning, HIGHER, "{fvd16_record[id]}", summary=IF_MEASURED))
 

@@ -1,4 +1,4 @@
-"""How far generated videos are pictures of the embedded world: PSNR to the scene that was read from them, drawn anew."""
+"""How far generated videos are pictures of the embedded world: PSNR to the scene read from them, drawn anew."""
 
 import torch
 from torch import Tensor

@@ -16,7 +16,7 @@ class LoopConfig:
     global_batch_size: int = 8  # samples per step, over all processes
     micro_batch_size: int = 0  # samples at once in one process, against running out of memory; 0 = its whole share
     lr: float = 1e-4  # learning rate after the warm-up
-    optimizer: str = "adamw"  # adam, adamw, or muon (train_latte: Muon for the matrices of the blocks, adamw for the rest)
+    optimizer: str = "adamw"  # adam, adamw, or muon (train_latte only: its hidden matrices by Muon, the rest by adamw)
     betas: tuple[float, ...] = (0.9, 0.999)  # decay of the optimiser's two moments
     weight_decay: float = 0.0  # weight decay per step, relative to the learning rate (adamw)
     warmup_steps: int = 0  # steps over which the learning rate rises linearly
@@ -32,7 +32,11 @@ class LoopConfig:
     keep_checkpoints: int = 2  # how many checkpoints stay on the disk
 
     def __post_init__(self) -> None:
-        choices = {"optimizer": ("adam", "adamw", "muon"), "schedule": ("constant", "cosine"), "precision": ("fp32", "bf16")}
+        choices = {
+            "optimizer": ("adam", "adamw", "muon"),
+            "schedule": ("constant", "cosine"),
+            "precision": ("fp32", "bf16"),
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be {' or '.join(allowed)}")

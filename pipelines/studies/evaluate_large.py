@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from pipelines import prepare_data
+from pipelines.data.shape_drawing import MOTIONS, render
 from pipelines.data.synthetic import LOOKS, draw_scene, textured_paint
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.scores import scores_folder
@@ -57,7 +58,9 @@ def prepare(folder: Path, num_videos: int, arguments: Sequence[str]) -> None:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             random = np.random.default_rng([SEED_OF_SAMPLES, number])
-            np.save(path.with_name("part"), render(draw_scene(random), motion, FRAMES, config.data.resolution, random))
+            scene = draw_scene(LOOKS["textured"], random)
+            paint = textured_paint(random, config.data.resolution)
+            np.save(path.with_name("part"), render(scene, motion, FRAMES, paint))
             path.with_name("part.npy").replace(path)
 
 

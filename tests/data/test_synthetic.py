@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.data.split_lists import group_of, read_split_lists
 from pipelines.data.shape_drawing import (
     FADE,
     MOTIONS,
@@ -21,6 +20,7 @@ from pipelines.data.shape_drawing import (
     signed_distance,
     states,
 )
+from pipelines.data.split_lists import group_of, read_split_lists
 from pipelines.data.synthetic import (
     BACKGROUNDS,
     BODIES,
@@ -177,7 +177,9 @@ def test_shapes_wrap_around(centred) -> None:
 def test_every_shape_shows_every_angle() -> None:
     """No turn by less than a full one gives the same picture, so both rotations can be seen on all shapes."""
     for shape in SHAPES:
-        scene = replace(draw_scene(TEXTURED, np.random.default_rng(2)), shape=shape, x=0.5, y=0.5, size_phase=0.6, angle=0.0)
+        scene = replace(
+            draw_scene(TEXTURED, np.random.default_rng(2)), shape=shape, x=0.5, y=0.5, size_phase=0.6, angle=0.0
+        )
         pictures = [
             picture(replace(scene, angle=angle), "MoveUp", 1, 64).astype(int)
             for angle in np.deg2rad([0, 72, 90, 120, 144, 180, 240, 270])

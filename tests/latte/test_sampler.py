@@ -63,7 +63,9 @@ def test_internal_guidance_changes_the_conditional_prediction_first(objective, s
         found = predict(model, x, times, labels, early=True)
         other = predict(model, x, times, torch.tensor([3, 3]))
         guided = guided_prediction(model, x, dict.fromkeys(x, 600.0), labels, guidance)
-        below = guided_prediction(model, x, dict.fromkeys(x, 400.0), labels, Guidance(1.0, internal_scale=1.7, internal_low=0.5))
+        below = guided_prediction(
+            model, x, dict.fromkeys(x, 400.0), labels, Guidance(1.0, internal_scale=1.7, internal_low=0.5)
+        )
         plain = predict(model, x, torch.full((2,), 400.0), labels)
     for part in DECOUPLED:
         sharp = found.early[part] + 1.7 * (found.mean[part] - found.early[part])

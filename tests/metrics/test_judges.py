@@ -34,7 +34,8 @@ def mosaic(clips: Tensor, share: float) -> Tensor:
             for column in range(0, 64, 8):
                 if torch.rand(1, generator=generator) < share:
                     other = int(torch.randint(len(clips), (1,), generator=generator))
-                    mixed[i, :, row : row + 8, column : column + 8] = clips[other, :, row : row + 8, column : column + 8]
+                    rows, columns = slice(row, row + 8), slice(column, column + 8)
+                    mixed[i, :, rows, columns] = clips[other, :, rows, columns]
     return mixed
 
 

@@ -25,7 +25,9 @@ class EvaluateSection:
     classifier_seeds: int = 3  # classifiers trained for class accuracy, seeds 0, 1, ...; 0 = no class accuracy
     classifier_steps: int = 250  # training steps of each classifier
     classifier_clips: int = 512  # clips of either split that the classifiers see at most, spread over the files
-    judged_videos: int = 128  # samples, and held-out clips twice, that two-sample accuracy and fidelity see at most; 0 = none
+    judged_videos: int = (
+        128  # samples that two-sample accuracy and fidelity see at most, beside twice as many real clips
+    )
     two_sample_seeds: int = 3  # networks trained for two-sample accuracy, seeds 0, 1, ...; 0 = no such accuracy
     two_sample_steps: int = 250  # training steps of each
     proxy_clips: int = 512  # samples, and held-out clips, behind the proxy_frechet distances at most; 0 = none
