@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
@@ -26,23 +25,33 @@ class PatchHead(nn.Module):
         super().__init__()
         self.patch = patch
         volume = patch[0] * patch[1] * patch[2]
-        self.low = nn.Linear(config.low_width, channels * volume)
-        self.high = nn.Linear(config.high_width, (num_bands - 1) * channels * volume)
-        self.smooth = None
-        if config.smooth_head:  # patches meet in steps that only a look across their borders can take away
-            self.smooth = nn.Conv3d(num_bands * channels, num_bands * channels, (1, 3, 3), padding=(0, 1, 1))
-            nn.init.zeros_(self.smooth.weight)
-            nn.init.zeros_(cast(torch.Tensor, self.smooth.bias))
+        low, high = (4 if config.overlap in wide else 1 for wide in (("low", "both"), ("both",)))
+        self.overlaps = low > 1, high > 1
+        self.low = nn.Linear(config.low_width, low * channels * volume)
+        self.high = nn.Linear(config.high_width, high * (num_bands - 1) * channels * volume)
 
     def forward(self, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
         """(b, t', h', w', low_width), (..., high_width) -> bands (b, num_bands c, t, h, w), fp32."""
-        r, p, q = self.patch
         bands = [
-            rearrange(tokens, "b t h w (c r p q) -> b c (t r) (h p) (w q)", r=r, p=p, q=q)
-            for tokens in (self.low(low), self.high(high))
+            self.laid_out(tokens, overlaps)
+            for tokens, overlaps in zip((self.low(low), self.high(high)), self.overlaps, strict=True)
         ]
-        joined = torch.cat(bands, dim=1)
-        return at_least_fp32(joined if self.smooth is None else joined + self.smooth(joined))
+        return at_least_fp32(torch.cat(bands, dim=1))
+
+    def laid_out(self, tokens: torch.Tensor, overlaps: bool) -> torch.Tensor:
+        """Patches (b, t', h', w', c r p q), or four times as many values, -> (b, c, t, h, w).
+
+        With four times as many every patch is twice as high and wide and reaches over half of its neighbours, whose
+        values are added: no border between patches shows.
+        """
+        r, p, q = self.patch
+        if not overlaps:
+            return rearrange(tokens, "b t h w (c r p q) -> b c (t r) (h p) (w q)", r=r, p=p, q=q)
+        quarters = rearrange(tokens, "b t h w (i j c r p q) -> i j b c (t r) (h p) (w q)", i=2, j=2, r=r, p=p, q=q)
+        padded = [F.pad(quarters[i, j], (j * q, (1 - j) * q, i * p, (1 - i) * p)) for i in (0, 1) for j in (0, 1)]
+        canvas = torch.stack(padded).sum(dim=0)
+        top, left = p // 2, q // 2
+        return canvas[..., top : canvas.shape[-2] - p + top, left : canvas.shape[-1] - q + left]
 
 
 class Decoder(nn.Module):

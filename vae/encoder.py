@@ -28,7 +28,7 @@ class BackboneConfig:
     high_width: int = 384  # channels of the high-frequency path
     separate_blocks: int = 2  # residual blocks in each of the two paths
     fusion_blocks: int = 4  # residual blocks after the paths are joined
-    smooth_head: bool = False  # decoders: a convolution over the borders of decoded patches
+    overlap: str = "none"  # decoders: none | low | both
 
     @property
     def width(self) -> int:

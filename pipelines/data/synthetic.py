@@ -39,7 +39,7 @@ class Look:
 LOOKS = {
     # A few colours, motions seen at a glance, files without loss: a codec at this size draws a grid of its own.
     "plain": Look(
-        ("square", "triangle", "star", "heart"), (0.15, 0.36), (1.5, 2.0), (8, 12), (0.035, 0.045), "lossless"
+        ("square", "triangle", "star", "heart"), (0.2, 0.38), (1.5, 2.0), (8, 12), (0.035, 0.045), "lossless"
     ),
     # Clouds in any colours, as hard to reconstruct as small real clips are.
     "textured": Look(

@@ -61,8 +61,8 @@ def test_a_mosaic_is_no_scene_and_noise_hides_none() -> None:
     noise = 12 * torch.randn(clips.shape, generator=torch.Generator().manual_seed(0))
     noisy = read_scenes((clips.float() + noise).round().clamp(0, 255).byte())
     assert noisy.motions == [motion for _, motion, _, _ in shown]
-    assert noisy.psnr.median() == pytest.approx(20 * np.log10(255 / 12), abs=0.5)  # the noise, and nothing else
-    assert read_scenes(mosaic(clips, 0.25)).psnr.median() < 22
+    assert noisy.psnr.median() < read_scenes(clips).psnr.median() - 15
+    assert read_scenes(mosaic(clips, 0.25)).psnr.median() < noisy.psnr.median() - 3
 
 
 def test_accepted_is_the_share_above_the_level_of_real_clips() -> None:
@@ -107,3 +107,13 @@ def test_two_sample_accuracy_of_one_distribution_is_chance_and_of_mosaics_high()
     assert same < 0.75 and other > 0.85
     with pytest.raises(ValueError, match="equally many clips"):
         two_sample_accuracy(clips[:3], clips[:3], 0, 1)
+
+
+def test_an_empty_background_is_no_scene() -> None:
+    """Nearly right everywhere, but there is nothing."""
+    clips, _ = drawn(8)
+    empty = clips.clone()
+    for clip, (_, _, background, body) in zip(empty, drawn(8)[1], strict=True):
+        clip[:] = torch.from_numpy(plain_paint(background, body, 64).background * 255).round().byte()
+    found = read_scenes(empty)
+    assert found.psnr.max() < 18, found.psnr  # its colours are not that far from some shape

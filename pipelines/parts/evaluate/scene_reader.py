@@ -21,6 +21,7 @@ ANGLES, PHASES, RATES = 12, 6, (0.25, 0.75)  # of the bank; rates as shares of t
 CANDIDATES, SEARCH_SIZE = 4, 32  # drawings that least squares start from, and their pixels at first
 ROUNDS, SLACK = 8, 0.25  # of least squares; how far beyond its range a rate may be read, in ranges
 STEPS = {"x": 2e-3, "y": 2e-3, "angle": 0.02, "size_phase": 5e-3, "rate": 0.0}  # of finite differences
+CIRCLES, SWEEP = {"size_phase": 1.0, "angle": 2 * torch.pi}, 24  # what is tried all around after that
 CLIPS_AT_ONCE = 8
 
 
@@ -31,7 +32,7 @@ class Readings:
     places: Places
     background: Tensor  # (n,) int64, position in BACKGROUNDS
     body: Tensor  # (n,) int64, position in BODIES
-    psnr: Tensor  # (n,) dB, of the clips to the scenes as drawn
+    psnr: Tensor  # (n,) dB, of the clips to the scenes as drawn; all error counts, but over the pixels of the shape
 
     @property
     def motions(self) -> list[str]:
@@ -71,12 +72,17 @@ def _read(video_uint8: Tensor) -> Readings:
     places, body = _from_bank(_shrink(keys, BANK_SIZE), background, num_frames)
     many = repeat(background, "n -> (n c)", c=CANDIDATES)
     targets = repeat(small, "n k h w rgb -> (n c) k h w rgb", c=CANDIDATES)
-    places, error = _fit(places, many, body, targets, times, softness=2.0)
+    places, _ = _fit(places, many, body, targets, times, softness=2.0)
+    for name, period in CIRCLES.items():
+        places, error = _swept(places, name, period, many, body, targets, times, softness=2.0)
     best = rearrange(error, "(n c) -> n c", c=CANDIDATES).argmin(dim=1) + torch.arange(num_clips) * CANDIDATES
     places, body = places[best], body[best]
     places, _ = _fit(places, background, body, keys, times, softness=1.5)
-    drawn = draw(places, background, body, torch.arange(num_frames, dtype=torch.float32), resolution, 1.0)
-    error = (drawn - video).square().mean(dim=(1, 2, 3, 4))
+    all_times = torch.arange(num_frames, dtype=torch.float32)
+    drawn = draw(places, background, body, all_times, resolution, 1.0)
+    # over the shape, not the picture: an empty background is no good picture of a small shape
+    area = shares(places, all_times, resolution, LOOK.radii).sum(dim=(1, 2, 3, 4))
+    error = (drawn - video).square().mean(dim=4).sum(dim=(1, 2, 3)) / area.clamp(min=1)
     return Readings(places, background, body, -10 * torch.log10(error.clamp(min=1e-10)))
 
 
@@ -148,6 +154,28 @@ def _from_bank(keys: Tensor, background: Tensor, num_frames: int) -> tuple[Place
     places, moved = bank[torch.cat(found)], torch.cat(moves)
     down, across = (moved // BANK_SIZE) / BANK_SIZE, (moved % BANK_SIZE) / BANK_SIZE
     return replace(places, x=(places.x + across) % 1, y=(places.y + down) % 1), torch.cat(bodies)
+
+
+def _swept(
+    places: Places,
+    name: str,
+    period: float,
+    background: Tensor,
+    body: Tensor,
+    keys: Tensor,
+    times: Tensor,
+    softness: float,
+) -> tuple[Places, Tensor]:
+    """Each shape at the best of SWEEP values around a circle, with the error there: least squares may have stopped at
+    a star that is off by an arm, or at one size where the largest fades into the smallest."""
+    now = getattr(places, name)
+    best, least = now, torch.full_like(now, torch.inf)
+    for number in range(SWEEP):
+        value = now + period * number / SWEEP
+        drawn = draw(replace(places, **{name: value}), background, body, times, keys.shape[2], softness)
+        error = (drawn - keys).square().flatten(1).mean(dim=1)
+        best, least = torch.where(error < least, value, best), torch.minimum(error, least)
+    return replace(places, **{name: best}), least
 
 
 def _fit(
