@@ -162,7 +162,10 @@ def loss_at(
             terms[f"loss_{part}"] = error.detach().mean()
         errors[part] = error
         if gamma := model.training_options.min_snr_gamma:
-            errors[part] = error * level.min_snr_weight(options.objective, gamma)
+            weight = level.min_snr_weight(options.objective, gamma)
+            errors[part] = error * weight
+            if has_early:
+                early_errors[part] = early_errors[part] * weight
         if model.predicts_variance:
             output = prediction.mean[part].detach(), prediction.variance[part]
             bounds[part] = counts * variational_bound(own_timestep[part], noisy[part], x, noise[part], *output)

@@ -17,7 +17,14 @@ from latte.fine_tuning import some
 from latte.latte import Latte
 
 # What the published architecture is, in our options.
-REQUIRED = {"attention": "factorised", "objective": "epsilon", "mlp": "gelu", "positions": "sincos", "qk_norm": False}
+REQUIRED = {
+    "attention": "factorised",
+    "objective": "epsilon",
+    "mlp": "gelu",
+    "positions": "sincos",
+    "qk_norm": False,
+    "early_head": 0,
+}
 TABLES = {"pos_embed": "patch_positions", "temp_embed": "frame_positions"}
 # Averaged weights carry the tables through a product and a sum in every step, which moves their last digits.
 TABLE_TOLERANCE = 1e-2

@@ -41,7 +41,9 @@ def run(config: AblationStudy) -> None:
     index = open_index(config)
     folder = StageFolder(config.run.root, config.run.name, STAGE)
     may_change = ("ablation.*", "vae.*", "motion.*", *DATA_MAY_CHANGE)
-    with folder.open(select(config, ("data", "motion", "vae", "ablation", "run")), index_input(index), may_change):
+    sections = ("data", "motion", "vae", "ablation", "run")
+    settings, defaults = (select(one, sections) for one in (config, AblationStudy()))
+    with folder.open(settings, index_input(index), may_change, defaults=defaults):
         timing = time_rows(config)
         jobs = plan_jobs(config, rows, steps_within_time(config, rows, timing))
         for job in jobs:

@@ -87,6 +87,8 @@ def sampled_otherwise(config: Experiment, method: str) -> list[str]:
     for name in ("cfg_channels", "keyframe_lead", "guide"):
         if getattr(options, name):
             notes.append(f"sample.{name} is left out: the pipeline has nothing of the kind.")
+    if options.internal_scale != 1:
+        notes.append("sample.internal_scale is left out: the pipeline has no internal guidance.")
     return notes
 
 

@@ -142,8 +142,7 @@ class DeCoVAE(VideoAutoencoder):
 
     def decode_keyframe(self, latents: Latents, state: CodingState) -> torch.Tensor:
         """z_k -> x^_0 (b, 3, h, w), the average of its copies."""
-        decoded = self.decode_part("keyframe", latents["keyframe"], state)  # (b, 3, T or 1, h, w); gated: 4 channels
-        return decoded[:, :PIXEL_CHANNELS].mean(dim=2)
+        return self.decode_part("keyframe", latents["keyframe"], state).mean(dim=2)  # (b, 3, T or 1, h, w) before
 
     def decode_motion(self, latents: Latents, state: CodingState) -> torch.Tensor:
         """z_m -> m^ (b, 3, t, h, w), ours h/2, w/2: pixels and levels."""
@@ -157,16 +156,23 @@ class DeCoVAE(VideoAutoencoder):
         latent, context = latents["residual"], None
         if self.architecture.residual_context:
             context = self.residual_context(prediction, latent.shape[2])  # (b, width, t', h', w')
-        decoded = self.decode_part("residual", latent, state, context)
         if self.architecture.recoupling == "additive":
-            return decoded
-        content, gate = decoded.split([PIXEL_CHANNELS, 1], dim=1)
+            return self.decode_part("residual", latent, state, context)
+        content, gate = self.decode_channels("residual", latent, state, context).split([PIXEL_CHANNELS, 1], dim=1)
         return (1 - gate.sigmoid()) * (content - prediction)
 
     def decode_part(
         self, part: str, latent: torch.Tensor, state: CodingState, context: torch.Tensor | None = None
     ) -> torch.Tensor:
         """D_i: the latent (b, c, t', h', w') of a part -> its component (b, 3, t, h, w), fp32."""
+        decoded = self.decode_channels(part, latent, state, context)
+        component, _ = decoded.split([PIXEL_CHANNELS, decoded.shape[1] - PIXEL_CHANNELS], dim=1)
+        return component
+
+    def decode_channels(
+        self, part: str, latent: torch.Tensor, state: CodingState, context: torch.Tensor | None
+    ) -> torch.Tensor:
+        """All that the decoder gives: (b, 3, t, h, w), and with gated recoupling a fourth channel, the gate's logit."""
         config, channels = self.architecture, latent.shape[1]
         x = latent if context is None else torch.cat([latent, context], dim=1)  # (b, c + width, t', h', w')
 

@@ -31,7 +31,7 @@ TABLE_SIZE, TABLE_EXTENT = 257, 1.6  # signed distances are looked up in a table
 
 @dataclass(frozen=True)
 class Scene:
-    """State of one clip at frame 0, its speeds and its colours; every field is drawn without looking at the class."""
+    """State of one clip at frame 0 and its speeds; every field is drawn without looking at the class."""
 
     shape: str  # key of SHAPES
     x: float  # position in [0, 1) of the width
@@ -70,15 +70,15 @@ class Places:
         return Places(*(getattr(self, entry.name)[rows] for entry in fields(self)))
 
     @classmethod
-    def of(cls, scenes: Sequence[Scene], motions: Sequence[str]) -> "Places":
-        """Of scenes and the motion of each."""
+    def of(cls, scenes: Sequence[Scene], motions: Sequence[str], dtype: torch.dtype = torch.float32) -> "Places":
+        """Of scenes and the motion of each; what is drawn of them has the same type."""
         pairs = list(zip(scenes, motions, strict=True))
         columns = [[getattr(scene, name) for scene in scenes] for name in ("x", "y", "angle", "size_phase")]
         rates = [getattr(scene, rate_name(motion)) for scene, motion in pairs]
         return cls(
             torch.tensor([list(SHAPES).index(scene.shape) for scene in scenes]),
             torch.tensor([list(MOTIONS).index(motion) for motion in motions]),
-            *(torch.tensor(column, dtype=torch.float32) for column in (*columns, rates)),
+            *(torch.tensor(column, dtype=dtype) for column in (*columns, rates)),
         )
 
 
@@ -130,12 +130,12 @@ def _distance_tables() -> Tensor:
     axis = np.linspace(-TABLE_EXTENT, TABLE_EXTENT, TABLE_SIZE)
     points = np.stack(np.meshgrid(axis, axis, indexing="xy"), axis=-1)
     tables = np.stack([signed_distance(points, corners) for corners in SHAPES.values()])
-    return torch.from_numpy(tables).float()[:, None]
+    return torch.from_numpy(tables)[:, None]
 
 
 def states(places: Places, times: Tensor) -> dict[str, Tensor]:
     """State at frames `times` (t,), each (n, t) and on a circle: x, y, size_phase in [0, 1), angle in [0, 2 pi)."""
-    steps = torch.tensor(list(MOTIONS.values()), dtype=torch.float32)[places.motion]  # (n, 4)
+    steps = torch.tensor(list(MOTIONS.values()), dtype=places.x.dtype)[places.motion]  # (n, 4)
     moved = rearrange(places.rate, "n -> n 1") * times  # (n, t)
     names, periods = ("x", "y", "angle", "size_phase"), (1, 1, 2 * torch.pi, 1)
     return {
@@ -158,8 +158,8 @@ def shares(places: Places, times: Tensor, resolution: int, radii: tuple[float, f
     state = states(places, times)
     smallest, largest = radii
     entering = smoothstep(state["size_phase"] / FADE)
-    centres = (torch.arange(resolution) + 0.5) / resolution
-    seen = torch.zeros(*entering.shape, resolution, resolution, 2)
+    centres = (torch.arange(resolution, dtype=entering.dtype) + 0.5) / resolution
+    seen = torch.zeros(*entering.shape, resolution, resolution, 2, dtype=entering.dtype)
     # The shape that leaves at the large end of the sizes lies below the one that enters at the small end.
     for phase, opacity in ((state["size_phase"] + 1, 1 - entering), (state["size_phase"], entering)):
         if not (opacity > 0).any():
@@ -175,7 +175,7 @@ def shares(places: Places, times: Tensor, resolution: int, radii: tuple[float, f
         cos, sin = (turn(state["angle"])[..., None, None] / radius for turn in (torch.cos, torch.sin))
         u, v = across * cos - down * sin, across * sin + down * cos  # (n, t, h, w), the shape's own axes, in radii
         points = rearrange(torch.stack([u, v], dim=-1) / TABLE_EXTENT, "n t h w two -> n t (h w) two")
-        tables = _TABLES[places.shape]  # (n, 1, s, s)
+        tables = _TABLES[places.shape].to(entering.dtype)  # (n, 1, s, s)
         distance = F.grid_sample(tables, points, padding_mode="border", align_corners=True)  # (n, 1, t, h w)
         distance = rearrange(distance, "n 1 t (h w) -> n t h w", h=resolution)
         cover = opacity[..., None, None] * (0.5 - distance * radius * resolution / softness).clamp(0, 1)
@@ -199,9 +199,10 @@ def render(scene: Scene, motion: str, num_frames: int, paint: Paint) -> np.ndarr
     Returns:
         video_uint8: (num_frames, resolution, resolution, 3).
     """
-    places, times = Places.of([scene], [motion]), torch.arange(num_frames, dtype=torch.float32)
+    # in float64, so that the levels of a file do not hang on the machine
+    places, times = Places.of([scene], [motion], torch.float64), torch.arange(num_frames, dtype=torch.float64)
     seen = shares(places, times, len(paint.background), paint.radii)[0]  # (t, h, w, 2)
-    background, *colours = (torch.from_numpy(one).float() for one in (paint.background, paint.body, paint.second))
+    background, *colours = (torch.from_numpy(one).double() for one in (paint.background, paint.body, paint.second))
     video = background + torch.einsum(
         "t h w k, k h w c -> t h w c", seen, torch.stack(colours)[:, None, None] - background
     )

@@ -19,6 +19,7 @@ from pipelines.run.hashes import hash_folder
 
 # Options that change how the videos are made or stored, not which ones; what the paths name enters by its content.
 NOT_IN_NAME = ("batch_size", "save", "fps", "preview_every", "vae", "latte", "guide", "first_frame")
+NEWER = ("internal_scale", "internal_low")  # not in the name where they do nothing: older sets keep theirs
 
 
 def sample_inputs(config: Experiment) -> dict[str, dict[str, str]]:
@@ -38,7 +39,9 @@ def sample_inputs(config: Experiment) -> dict[str, dict[str, str]]:
 def set_name(config: Experiment) -> str:
     """Folder name of a set of samples: the options people look for, and a digest of all of them and of the inputs."""
     sample = config.sample
+    unset = {field.name: field.default for field in fields(sample) if field.name in NEWER}
     options = {name: value for name, value in to_dict(sample).items() if name not in NOT_IN_NAME}
+    options = {name: value for name, value in options.items() if name not in unset or value != unset[name]}
     hashes = [entry["hash"] for entry in sample_inputs(config).values()]
     digest = hashlib.sha256(json.dumps([options, hashes], sort_keys=True).encode()).hexdigest()
     kind = "first_frame-" * bool(sample.first_frame) + "interpolation-" * bool(sample.interpolate)

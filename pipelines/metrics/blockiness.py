@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pipelines.metrics.clip_set import ClipSet
-from pipelines.metrics.declared import HELD_OUT_CLIPS, IF_MEASURED, LOWER, Metric, declare
+from pipelines.metrics.declared import HELD_OUT_CLIPS, IF_MEASURED, ITS_RECORD, LOWER, Metric, declare
 
 CELL = 8  # pixels that a latent of every autoencoder here spans
 
@@ -46,8 +46,8 @@ def blockiness(generated: ClipSet, real: ClipSet) -> float | None:
 declare(
     Metric(
         "blockiness",
-        "Steps across the borders of 8 x 8 cells over steps inside them, beside the same of real clips: 1 without a "
-        "grid, 2 where it is plain to see.",
+        "Steps across the borders of 8 x 8 pixels over steps inside them, beside the same of real clips: 1 without "
+        "such a grid, 2 where it is plain to see.",
         LOWER,
         HELD_OUT_CLIPS,
         summary=IF_MEASURED,
@@ -59,7 +59,7 @@ declare(
         "blockiness_decoded",
         "The same of held-out clips that went through the autoencoder, beside themselves before.",
         LOWER,
-        HELD_OUT_CLIPS,
+        ITS_RECORD,
         is_detail=True,
         summary=IF_MEASURED,
     )

@@ -14,7 +14,11 @@ for name, meaning, is_detail in (
         "went through the autoencoder (embedded shapes only).",
         False,
     ),
-    ("fidelity", "Mean PSNR in dB of generated videos to the scene that each shows, drawn anew, over the pixels of the shape.", True),
+    (
+        "fidelity",
+        "Mean PSNR in dB of generated videos to the scene that each shows, drawn anew, over the pixels of the shape.",
+        True,
+    ),
     ("fidelity_real", "The same of held-out clips that went through the autoencoder.", True),
 ):
     declare(Metric(name, meaning, HIGHER, ITS_RECORD, is_detail=is_detail, summary=IF_MEASURED))

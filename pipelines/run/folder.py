@@ -145,7 +145,10 @@ class StageFolder:
         if known is not None:
             allowed = (*ALWAYS_MAY_CHANGE, *may_change)
             unset = json.loads(json.dumps(defaults))
-            old, new = _flatten(unset) | _flatten(known["settings"]), _flatten(resolved)
+            known_settings, new = _flatten(known["settings"]), _flatten(resolved)
+            # what stands in for the unrecorded; never a whole table, for a set entry of it does not unsay "empty"
+            stand_ins = {name: value for name, value in _flatten(unset).items() if name in new and value != {}}
+            old = stand_ins | known_settings
             changed = [
                 f"{name} (was {old.get(name, 'absent')!r}, now {new.get(name, 'absent')!r})"
                 for name in sorted(old.keys() | new.keys())

@@ -53,7 +53,7 @@ def test_scenes_are_read_as_they_were_drawn() -> None:
     columns = (found.places.shape.tolist(), found.motions, found.background.tolist(), found.body.tolist())
     read = [(names[shape], *rest) for shape, *rest in zip(*columns, strict=True)]
     assert read == shown
-    assert found.psnr.median() > 50 and (found.psnr > 35).sum() >= 15  # least squares may stop beside the best fit
+    assert found.psnr.min() > 40
 
 
 def test_a_mosaic_is_no_scene_and_noise_hides_none() -> None:

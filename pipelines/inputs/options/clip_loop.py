@@ -14,3 +14,5 @@ class ClipLoopConfig(LoopConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_least(self, {"num_workers": 0})
+        if self.optimizer == "muon":
+            raise ValueError("optimizer is 'muon', which only train_latte has: choose adamw or adam")

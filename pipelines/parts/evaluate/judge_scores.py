@@ -1,6 +1,8 @@
 """Judges that see what class accuracy does not: a network that tells samples from real clips, and the drawn scene."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -8,14 +10,15 @@ import torch
 from torch import Tensor
 
 from pipelines.data.video_file import to_float, to_uint8
-from pipelines.inputs.models import autoencoder_path
+from pipelines.inputs.precision import autocast
 from pipelines.metrics.blockiness import border_ratio
 from pipelines.metrics.clip_set import ClipSet
+from pipelines.metrics.fvd import over_sets
 from pipelines.metrics.scene_fidelity import accepted
 from pipelines.metrics.two_sample import PATCH, two_sample_accuracy
 from pipelines.parts.evaluate.context import Evaluation
 from pipelines.parts.evaluate.scene_reader import read_scenes
-from pipelines.run.hashes import digest, hash_folder
+from pipelines.run.hashes import hash_folder
 from vae.registry import load_autoencoder
 
 BATCH = 16
@@ -40,10 +43,11 @@ def score_judges(evaluation: Evaluation) -> dict[str, Any]:
     if evaluation.is_own:
         ratios = border_ratio(ClipSet.of(sides.held_out[0])), border_ratio(ClipSet.of(sides.source))
         scores["blockiness_decoded"] = ratios[0] / ratios[1] if ratios[0] and ratios[1] else None
+        scores["blockiness_decoded_record"] = {"id": f"blockiness-decoded-{words_of(sides.facts)}", **sides.facts}
     if evaluation.config.evaluate.two_sample_seeds and min(sides.samples.shape[2:4]) >= PATCH:
         scores |= tell_apart(evaluation, sides)
     data = evaluation.config.data
-    if not data.root and data.shapes.look == "plain":
+    if not data.root and data.shapes.look == "plain" and data.frame_stride == 1:  # rates are known per frame of files
         scores |= read_fidelity(sides)
     return scores
 
@@ -53,27 +57,36 @@ def choose_sides(evaluation: Evaluation) -> Sides | None:
     wanted, samples = evaluation.config.evaluate.judged_videos, evaluation.samples.clips
     held_out = evaluation.held_out
     count = min(wanted, len(samples), len(held_out) // 2)
-    if count < 4 or len(samples[0]) < len(held_out[0]):
+    if count < 4 or samples[0].shape[1:] != held_out[0].shape[1:]:
         return None
-    real = held_out.thinned(2 * count)
-    source = real.cut(len(held_out[0])).stacked()
-    facts: dict[str, Any] = {"num_videos": count, "decoded": False, "autoencoder": None}
+    num_frames = min(len(samples[0]), len(held_out[0]))
+    source = held_out.thinned(2 * count).stacked()
+    facts: dict[str, Any] = {"num_videos": count, "num_frames": num_frames, "decoded": False, "autoencoder": None}
     decoded = source
-    if evaluation.is_own:
-        path = autoencoder_path(evaluation.config)
-        facts |= {"decoded": True, "autoencoder": hash_folder(path)}
-        decoded = decode_again(evaluation, source)
-    shown = samples.thinned(count).cut(len(held_out[0])).stacked()
+    if evaluation.is_own and evaluation.vae_path:
+        facts |= {"decoded": True, "autoencoder": hash_folder(evaluation.vae_path)}
+        decoded = decode_again(evaluation, evaluation.vae_path, source)
+    shown = samples.thinned(count).cut(num_frames).stacked()
+    source, decoded = source[:, :num_frames], decoded[:, :num_frames]
     # files are sorted by class: every second one is a set of its own
     return Sides(shown, (decoded[::2], decoded[1::2]), source[::2], facts | evaluation.facts())
 
 
 @torch.no_grad()
-def decode_again(evaluation: Evaluation, video_uint8: Tensor) -> Tensor:
-    """Encode and decode (n, t, h, w, 3) uint8 with the autoencoder of the cache."""
-    vae, device = load_autoencoder(autoencoder_path(evaluation.config)).to(evaluation.device), evaluation.device
-    batches = video_uint8.split(BATCH)
-    return torch.cat([to_uint8(vae.reconstruct(to_float(batch).to(device)).cpu()) for batch in batches])
+def decode_again(evaluation: Evaluation, vae_path: Path, video_uint8: Tensor) -> Tensor:
+    """(n, t, h, w, 3) uint8 as the cache encodes and sample.py decodes: in their precision, of the mean or a draw."""
+    config, device = evaluation.config, evaluation.device
+    vae, decoded = load_autoencoder(vae_path).to(device), torch.empty_like(video_uint8)
+    draws = config.latte.sample_posterior
+    for start in range(0, len(video_uint8), BATCH):
+        batch = to_float(video_uint8[start : start + BATCH]).to(device)
+        generators = [torch.Generator().manual_seed(start + row) for row in range(len(batch))] if draws else None
+        with autocast(device, config.cache.precision):
+            latents = vae.encode(batch, draws, generators).latents
+        with autocast(device, config.sample.precision):
+            shown = vae.decode(latents, (batch.shape[2], batch.shape[3], batch.shape[4]))
+        decoded[start : start + BATCH] = to_uint8(shown.float().cpu())
+    return decoded
 
 
 def tell_apart(evaluation: Evaluation, sides: Sides) -> dict[str, Any]:
@@ -84,24 +97,28 @@ def tell_apart(evaluation: Evaluation, sides: Sides) -> dict[str, Any]:
         fit = (seed, options.two_sample_steps, evaluation.device)
         found["two_sample_accuracy"].append(two_sample_accuracy(sides.samples, first, *fit))
         found["two_sample_accuracy_real"].append(two_sample_accuracy(second, first, *fit))
-    kind = "decoded" if sides.facts["decoded"] else "files"
-    words = f"n{sides.facts['num_videos']}-steps{options.two_sample_steps}x{options.two_sample_seeds}-{kind}"
+    words = f"steps{options.two_sample_steps}x{options.two_sample_seeds}-{words_of(sides.facts)}"
     scores: dict[str, Any] = {}
     for name, values in found.items():
-        record = {"id": f"{name.replace('_', '-')}-{words}", "per_seed": values, **sides.facts}
+        record = {"id": f"{name.replace('_', '-')}-{words}", **over_sets(values), **sides.facts}
         scores |= {name: fmean(values), f"{name}_record": record}
     return scores
 
 
+def words_of(facts: Mapping[str, Any]) -> str:
+    """What an id says of both sides: how many clips of how many frames, and what the real ones went through."""
+    real = facts["autoencoder"][:8] if facts["decoded"] else "files"
+    return f"n{facts['num_videos']}-f{facts['num_frames']}-{real}"
+
+
 def read_fidelity(sides: Sides) -> dict[str, Any]:
     """How near the clips of both sides are to drawn scenes."""
-    psnr, real = read_scenes(sides.samples).psnr, read_scenes(torch.cat(sides.held_out)).psnr
+    psnr, real = read_scenes(sides.samples).psnr, torch.cat([read_scenes(clips).psnr for clips in sides.held_out])
     share, level = accepted(psnr, real)
-    own = digest(sides.facts["autoencoder"])[:8] if sides.facts["decoded"] else "files"
     record = {"accepted_from_db": level, **sides.facts}
     values = {"accepted": share, "fidelity": float(psnr.mean()), "fidelity_real": float(real.mean())}
     scores: dict[str, Any] = {}
     for name, value in values.items():
-        words = f"plain-n{sides.facts['num_videos']}" + ("" if name == "fidelity" else f"-{own}")
-        scores |= {name: value, f"{name}_record": {"id": f"{name.replace('_', '-')}-{words}", **record}}
+        identity = f"{name.replace('_', '-')}-plain-{words_of(sides.facts)}"
+        scores |= {name: value, f"{name}_record": {"id": identity, **record}}
     return scores
