@@ -1,4 +1,4 @@
-"""How far generated videos are pictures of the embedded world: PSNR to the scene read from them, drawn anew."""
+"""How far generated videos are pictures of the embedded world: how near they are to the scene read from them."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ for name, meaning, is_detail in (
     ),
     (
         "fidelity",
-        "Mean PSNR in dB of generated videos to the scene that each shows, drawn anew, over the pixels of the shape.",
+        "Energy of the shape that a video shows, drawn anew, over that of all differences, mean in dB: 0 = no shape.",
         True,
     ),
     ("fidelity_real", "The same of held-out clips that went through the autoencoder.", True),
@@ -24,7 +24,7 @@ for name, meaning, is_detail in (
     declare(Metric(name, meaning, HIGHER, ITS_RECORD, is_detail=is_detail, summary=IF_MEASURED))
 
 
-def accepted(psnr: Tensor, real_psnr: Tensor) -> tuple[float, float]:
-    """Share of `psnr` (n,) at or above the level that PASS_SHARE of `real_psnr` (m,) reach, and that level in dB."""
-    level = torch.quantile(real_psnr.double(), 1 - PASS_SHARE, interpolation="lower")
-    return float((psnr.double() >= level).double().mean()), float(level)
+def accepted(fidelity: Tensor, real: Tensor) -> tuple[float, float]:
+    """Share of `fidelity` (n,) at or above the level that PASS_SHARE of `real` (m,) reach, and that level in dB."""
+    level = torch.quantile(real.double(), 1 - PASS_SHARE, interpolation="lower")
+    return float((fidelity.double() >= level).double().mean()), float(level)

@@ -113,10 +113,11 @@ def words_of(facts: Mapping[str, Any]) -> str:
 
 def read_fidelity(sides: Sides) -> dict[str, Any]:
     """How near the clips of both sides are to drawn scenes."""
-    psnr, real = read_scenes(sides.samples).psnr, torch.cat([read_scenes(clips).psnr for clips in sides.held_out])
-    share, level = accepted(psnr, real)
+    found = read_scenes(sides.samples).fidelity
+    real = torch.cat([read_scenes(clips).fidelity for clips in sides.held_out])
+    share, level = accepted(found, real)
     record = {"accepted_from_db": level, **sides.facts}
-    values = {"accepted": share, "fidelity": float(psnr.mean()), "fidelity_real": float(real.mean())}
+    values = {"accepted": share, "fidelity": float(found.mean()), "fidelity_real": float(real.mean())}
     scores: dict[str, Any] = {}
     for name, value in values.items():
         identity = f"{name.replace('_', '-')}-plain-{words_of(sides.facts)}"

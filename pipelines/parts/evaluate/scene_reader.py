@@ -32,7 +32,7 @@ class Readings:
     places: Places
     background: Tensor  # (n,) int64, position in BACKGROUNDS
     body: Tensor  # (n,) int64, position in BODIES
-    psnr: Tensor  # (n,) dB, of the clips to the scenes as drawn; all error counts, but over the pixels of the shape
+    fidelity: Tensor  # (n,) dB: energy of the drawn shape over that of all differences to it; 0 where there is none
 
     @property
     def motions(self) -> list[str]:
@@ -47,7 +47,7 @@ def read_scenes(video_uint8: Tensor) -> Readings:
     columns = zip(*(vars(one.places).values() for one in found), strict=True)
     return Readings(
         Places(*(torch.cat(column) for column in columns)),
-        *(torch.cat([getattr(one, name) for one in found]) for name in ("background", "body", "psnr")),
+        *(torch.cat([getattr(one, name) for one in found]) for name in ("background", "body", "fidelity")),
     )
 
 
@@ -80,10 +80,10 @@ def _read(video_uint8: Tensor) -> Readings:
     places, _ = _fit(places, background, body, keys, times, softness=1.5)
     all_times = torch.arange(num_frames, dtype=torch.float32)
     drawn = draw(places, background, body, all_times, resolution, 1.0)
-    # over the shape, not the picture: an empty background is no good picture of a small shape
-    area = shares(places, all_times, resolution, LOOK.radii).sum(dim=(1, 2, 3, 4))
-    error = (drawn - video).square().mean(dim=4).sum(dim=(1, 2, 3)) / area.clamp(min=1)
-    return Readings(places, background, body, -10 * torch.log10(error.clamp(min=1e-10)))
+    behind = rearrange(_palette(resolution)[0][background], "n h w c -> n 1 h w c")
+    # beside the shape's own energy: an empty background is no good picture of a small or a pale shape
+    energy, error = ((drawn - other).square().flatten(1).sum(dim=1) for other in (behind, video))
+    return Readings(places, background, body, 10 * torch.log10(energy.clamp(min=1e-6) / error.clamp(min=1e-6)))
 
 
 @lru_cache
