@@ -1,4 +1,4 @@
-"""Draws the embedded data set: one shape on a background that moves over a torus, turns, or changes its size.
+"""Draws the embedded data set: one shape on a background that moves, turns, or changes its size.
 
 Anti-aliased, by signed distances. A picture depends on scene and paint alone, so that what was read from a video can
 be drawn again; drawing is differentiable in place, angle, size and rate.
@@ -14,16 +14,29 @@ from einops import rearrange
 from torch import Tensor
 
 # Per class: steps of x, y (in units of the speed), of the angle (counter-clockwise on the screen) and of log(size).
-MOTIONS: dict[str, tuple[int, int, int, int]] = {
+TURNS = {"RotateClockwise": (0, 0, -1, 0), "RotateCounterclockwise": (0, 0, 1, 0)}
+# On a torus: what leaves at one side enters at the other, and so do sizes.
+TORUS: dict[str, tuple[int, int, int, int]] = {
     "MoveLeft": (-1, 0, 0, 0),
     "MoveRight": (1, 0, 0, 0),
     "MoveUp": (0, -1, 0, 0),
     "MoveDown": (0, 1, 0, 0),
-    "RotateClockwise": (0, 0, -1, 0),
-    "RotateCounterclockwise": (0, 0, 1, 0),
+    **TURNS,
     "Grow": (0, 0, 0, 1),
     "Shrink": (0, 0, 0, -1),
 }
+# In a room, where everything goes to and fro, first in either direction, and no shape is cut off.
+ROOM: dict[str, tuple[int, int, int, int]] = {
+    "MoveHorizontally": (1, 0, 0, 0),
+    "MoveVertically": (0, 1, 0, 0),
+    "MoveRising": (1, -1, 0, 0),
+    "MoveFalling": (1, 1, 0, 0),
+    **TURNS,
+    "Pulse": (0, 0, 0, 1),
+    "Roll": (1, 0, -1, 0),
+}
+MOTIONS = TORUS | ROOM
+WALLS = (0.3, 0.7)  # of the room, between which the middle of a shape stays
 # Part of the size circle on which the shape that leaves (largest) and the one that enters (smallest) cross-fade.
 FADE = 0.09
 TABLE_SIZE, TABLE_EXTENT = 257, 1.6  # signed distances are looked up in a table over [-extent, extent]^2
@@ -37,10 +50,25 @@ class Scene:
     x: float  # position in [0, 1) of the width
     y: float  # position in [0, 1) of the height
     angle: float  # radians
-    size_phase: float  # position in [0, 1) on the logarithmic circle of sizes
+    size_phase: float  # position in [0, 1) on the logarithmic circle, or line, of sizes
     speed: float  # of the translation, widths per frame
     turn: float  # radians per frame
     growth: float  # size phase per frame
+    direction: int = 1  # 1 or -1: where what goes to and fro goes first
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large shapes are, in widths of the picture, and whether sizes are a circle: the largest fades into the
+    smallest; or a line, at whose ends they turn."""
+
+    smallest: float
+    largest: float
+    is_circle: bool
+
+    def radius(self, size_phase: Tensor) -> Tensor:
+        """The radius at a position in [0, 1) among the sizes; beyond 1 for the shape that leaves the circle."""
+        return self.smallest * (self.largest / self.smallest) ** size_phase
 
 
 @dataclass(frozen=True)
@@ -50,7 +78,7 @@ class Paint:
     background: np.ndarray  # (resolution, resolution, 3) in [0, 1]
     body: np.ndarray  # (3,) in [0, 1]: the shape's colour
     second: np.ndarray  # (3,): the colour that it runs into, so that every angle looks different
-    radii: tuple[float, float]  # of the smallest and the largest opaque shape, in widths of the picture
+    sizes: Sizes
 
 
 @dataclass(frozen=True)
@@ -63,7 +91,7 @@ class Places:
     y: Tensor
     angle: Tensor
     size_phase: Tensor
-    rate: Tensor  # of what moves: widths, radians or size phases per frame
+    rate: Tensor  # of what moves: widths, radians or size phases per frame; signed where it goes to and fro
 
     def __getitem__(self, rows: Tensor) -> "Places":
         """The places at `rows`."""
@@ -74,7 +102,7 @@ class Places:
         """Of scenes and the motion of each; what is drawn of them has the same type."""
         pairs = list(zip(scenes, motions, strict=True))
         columns = [[getattr(scene, name) for scene in scenes] for name in ("x", "y", "angle", "size_phase")]
-        rates = [getattr(scene, rate_name(motion)) for scene, motion in pairs]
+        rates = [getattr(scene, rate_name(motion)) * signed(scene.direction, motion) for scene, motion in pairs]
         return cls(
             torch.tensor([list(SHAPES).index(scene.shape) for scene in scenes]),
             torch.tensor([list(MOTIONS).index(motion) for motion in motions]),
@@ -86,6 +114,16 @@ def rate_name(motion: str) -> str:
     """Which of a scene's rates shows in a motion."""
     step_x, step_y, step_angle, _ = MOTIONS[motion]
     return "speed" if step_x or step_y else "turn" if step_angle else "growth"
+
+
+def signed(direction: int, motion: str) -> int:
+    """The sign that a scene's direction gives the rate of a motion: none where the class says where it goes."""
+    return direction if goes_to_and_fro(motion) else 1
+
+
+def goes_to_and_fro(motion: str) -> bool:
+    """Whether a motion turns at walls, and its rate has a sign."""
+    return motion in ROOM and motion not in TURNS
 
 
 def _polygon(radii: list[float], turn: float = 0.0) -> np.ndarray:
@@ -133,15 +171,57 @@ def _distance_tables() -> Tensor:
     return torch.from_numpy(tables)[:, None]
 
 
-def states(places: Places, times: Tensor) -> dict[str, Tensor]:
-    """State at frames `times` (t,), each (n, t) and on a circle: x, y, size_phase in [0, 1), angle in [0, 2 pi)."""
+def states(places: Places, times: Tensor, sizes: Sizes) -> dict[str, Tensor]:
+    """State at frames `times` (t,), each (n, t): x, y, size_phase in [0, 1], angle in [0, 2 pi).
+
+    Uniform states stay uniform at every frame: on circles, and between walls too, where a path is a straight line
+    through the room that is run to and fro at a steady rate.
+    """
+    names = list(MOTIONS)
+    turns_back = torch.tensor([goes_to_and_fro(name) for name in names])[places.motion]  # (n,)
     steps = torch.tensor(list(MOTIONS.values()), dtype=places.x.dtype)[places.motion]  # (n, 4)
     moved = rearrange(places.rate, "n -> n 1") * times  # (n, t)
-    names, periods = ("x", "y", "angle", "size_phase"), (1, 1, 2 * torch.pi, 1)
-    return {
+    periods = {"x": 1, "y": 1, "angle": 2 * torch.pi, "size_phase": 1}
+    circling = {
         name: (getattr(places, name)[:, None] + steps[:, number, None] * moved) % period
-        for number, (name, period) in enumerate(zip(names, periods, strict=True))
+        for number, (name, period) in enumerate(periods.items())
     }
+    if not turns_back.any():
+        return circling
+    bounced = _between_walls(places, steps, moved, sizes)
+    return {name: torch.where(turns_back[:, None], bounced[name], circling[name]) for name in circling}
+
+
+def _between_walls(places: Places, steps: Tensor, moved: Tensor, sizes: Sizes) -> dict[str, Tensor]:
+    """The state of what goes to and fro. steps: (n, 4), moved: (n, t) in the units of the rate."""
+    low, high = WALLS
+    x, y, angle, size_phase = (
+        getattr(places, name)[:, None].expand_as(moved) for name in ("x", "y", "angle", "size_phase")
+    )
+    step_x, step_y, step_angle, step_size = (steps[:, None, number] for number in range(4))
+    slope = step_x * step_y  # -1, 0, 1: rising on the screen, level or upright, falling
+    upright = torch.where(slope < 0, low + high - y, y)
+    offset = torch.where(slope != 0, upright - x, 0)  # of a diagonal from the one through the corners
+    start, end = (low - offset).clamp(min=low), (high - offset).clamp(max=high)  # of the path, along x
+    # every path takes the same time, so that one near a corner is slow instead of trembling
+    pace = (end - start) / (high - low) * torch.where(slope != 0, 0.5**0.5, 1.0)
+    across = torch.where(step_x != 0, _to_and_fro(x + moved * pace, start, end), x)
+    down = torch.where(step_x == 0, _to_and_fro(y + step_y.abs() * moved, low, high), y)
+    diagonal = across + offset
+    diagonal = torch.where(slope < 0, low + high - diagonal, diagonal)
+    return {
+        "x": across,
+        "y": torch.where(slope != 0, diagonal, down),
+        "angle": (angle + step_angle * (across - x) / sizes.radius(size_phase)) % (2 * torch.pi),
+        "size_phase": torch.where(step_size != 0, _to_and_fro(size_phase + moved, 0.0, 1.0), size_phase),
+    }
+
+
+def _to_and_fro(value: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+    """A straight line that is reflected at `low` and `high`."""
+    length = (torch.as_tensor(high) - torch.as_tensor(low)).clamp(min=1e-6)
+    along = (value - low) % (2 * length)
+    return low + torch.minimum(along, 2 * length - along)
 
 
 def smoothstep(value: Tensor) -> Tensor:
@@ -150,21 +230,20 @@ def smoothstep(value: Tensor) -> Tensor:
     return value * value * (3 - 2 * value)
 
 
-def shares(places: Places, times: Tensor, resolution: int, radii: tuple[float, float], softness: float = 1.0) -> Tensor:
+def shares(places: Places, times: Tensor, resolution: int, sizes: Sizes, softness: float = 1.0) -> Tensor:
     """What every pixel shows, whatever the colours: (n, t, h, w, 2) shares of body and second colour.
 
     The rest is background: a clip is linear in its colours. times: (t,) frames; softness: width of edges in pixels.
     """
-    state = states(places, times)
-    smallest, largest = radii
-    entering = smoothstep(state["size_phase"] / FADE)
+    state = states(places, times, sizes)
+    entering = smoothstep(state["size_phase"] / FADE) if sizes.is_circle else torch.ones_like(state["size_phase"])
     centres = (torch.arange(resolution, dtype=entering.dtype) + 0.5) / resolution
     seen = torch.zeros(*entering.shape, resolution, resolution, 2, dtype=entering.dtype)
     # The shape that leaves at the large end of the sizes lies below the one that enters at the small end.
     for phase, opacity in ((state["size_phase"] + 1, 1 - entering), (state["size_phase"], entering)):
         if not (opacity > 0).any():
             continue
-        radius = smallest * (largest / smallest) ** phase[..., None, None]  # (n, t, 1, 1)
+        radius = sizes.radius(phase)[..., None, None]  # (n, t, 1, 1)
         across, down = (
             (offsets + 0.5) % 1 - 0.5  # wraps around: no shape is wider than the picture
             for offsets in (
@@ -201,7 +280,7 @@ def render(scene: Scene, motion: str, num_frames: int, paint: Paint) -> np.ndarr
     """
     # in float64, so that the levels of a file do not hang on the machine
     places, times = Places.of([scene], [motion], torch.float64), torch.arange(num_frames, dtype=torch.float64)
-    seen = shares(places, times, len(paint.background), paint.radii)[0]  # (t, h, w, 2)
+    seen = shares(places, times, len(paint.background), paint.sizes)[0]  # (t, h, w, 2)
     background, *colours = (torch.from_numpy(one).double() for one in (paint.background, paint.body, paint.second))
     video = background + torch.einsum(
         "t h w k, k h w c -> t h w c", seen, torch.stack(colours)[:, None, None] - background

@@ -1,7 +1,7 @@
 """Moving shapes, the embedded data set: 8 classes that differ ONLY in motion, as real .avi files in UCF-101 layout.
 
-Position lives on a torus, angle on a circle and size on a logarithmic circle, each drawn uniformly. A uniform draw on
-a circle stays uniform under steady motion, so no single frame of any clip, wherever it is cut, tells its class.
+Position, angle and size are drawn uniformly, on circles or between walls. A uniform draw stays uniform under steady
+motion, around a circle or to and fro, so no single frame of any clip, wherever it is cut, tells its class.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.data.shape_drawing import MOTIONS, Paint, Scene, render, smoothstep
+from pipelines.data.shape_drawing import ROOM, TORUS, WALLS, Paint, Scene, Sizes, render, smoothstep
 from pipelines.data.video_file import write_video
 
 CLIPS_PER_GROUP = 8  # a UCF-101 group = cuts of one video; here: clips of the same number in both lists
@@ -29,21 +29,37 @@ class Look:
     """What scenes are drawn from."""
 
     shapes: tuple[str, ...]
-    radii: tuple[float, float]  # smallest and largest, in widths of the picture
+    motions: tuple[str, ...]  # the classes
+    sizes: Sizes
+    places: tuple[float, float]  # between which the middle of a shape is at first, in widths of the picture
     speed: tuple[float, float]  # pixels of 64 per frame
     turn: tuple[float, float]  # degrees per frame
-    growth: tuple[float, float]  # of the circle of sizes, per frame
+    growth: tuple[float, float]  # of the circle, or the line, of sizes, per frame
     codec: str  # of the files
 
 
 LOOKS = {
     # A few colours, motions seen at a glance, files without loss: a codec at this size draws a grid of its own.
     "plain": Look(
-        ("square", "triangle", "star", "heart"), (0.2, 0.38), (1.5, 2.0), (8, 12), (0.035, 0.045), "lossless"
+        shapes=("square", "triangle", "star", "heart"),
+        motions=tuple(ROOM),
+        sizes=Sizes(0.15, 0.25, is_circle=False),
+        places=WALLS,
+        speed=(1.5, 2.0),
+        turn=(8, 12),
+        growth=(0.05, 0.07),
+        codec="lossless",
     ),
     # Clouds in any colours, as hard to reconstruct as small real clips are.
     "textured": Look(
-        ("square", "triangle", "star", "heart", "ellipse"), (0.16, 0.36), (1.0, 1.5), (5, 8), (0.019, 0.025), "mpeg4"
+        shapes=("square", "triangle", "star", "heart", "ellipse"),
+        motions=tuple(TORUS),
+        sizes=Sizes(0.16, 0.36, is_circle=True),
+        places=(0.0, 1.0),
+        speed=(1.0, 1.5),
+        turn=(5, 8),
+        growth=(0.019, 0.025),
+        codec="mpeg4",
     ),
 }
 # Of the plain look, as 0xRRGGBB: the top and the bottom of a background; a body and the pale tone that it runs into.
@@ -80,13 +96,14 @@ def draw_scene(look: Look, random: np.random.Generator) -> Scene:
     """Draws the state of a clip; the class is not an argument."""
     return Scene(
         shape=str(random.choice(list(look.shapes))),
-        x=random.random(),
-        y=random.random(),
+        x=random.uniform(*look.places),
+        y=random.uniform(*look.places),
         angle=random.uniform(0, 2 * np.pi),
         size_phase=random.random(),
         speed=random.uniform(*look.speed) / 64,
         turn=np.deg2rad(random.uniform(*look.turn)),
         growth=random.uniform(*look.growth),
+        direction=int(random.choice([-1, 1])) if look.places == WALLS else 1,
     )
 
 
@@ -96,7 +113,7 @@ def plain_paint(background: int, body: int, resolution: int) -> Paint:
     down = ((np.arange(resolution, dtype=np.float32) + 0.5) / resolution)[:, None, None]
     picture = np.broadcast_to(top + (bottom - top) * down, (resolution, resolution, 3)).astype(np.float32)
     own, second = (_rgb(colour) for colour in BODIES[body])
-    return Paint(picture, own, second, LOOKS["plain"].radii)
+    return Paint(picture, own, second, LOOKS["plain"].sizes)
 
 
 def textured_paint(random: np.random.Generator, resolution: int) -> Paint:
@@ -105,7 +122,7 @@ def textured_paint(random: np.random.Generator, resolution: int) -> Paint:
     hue = random.random()
     body = _colour(hue, random.uniform(0.65, 0.9), random.uniform(0.85, 1.0)).astype(np.float32)
     second = _colour(hue + random.uniform(0.3, 0.7), random.uniform(0.2, 0.7), 0.98).astype(np.float32)
-    return Paint(background, body, second, LOOKS["textured"].radii)
+    return Paint(background, body, second, LOOKS["textured"].sizes)
 
 
 def draw_background(random: np.random.Generator, resolution: int) -> np.ndarray:
@@ -151,7 +168,8 @@ def write_moving_shapes(folder: Path, config: MovingShapesConfig) -> None:
         raise ValueError(f"{folder} holds other files, so moving shapes are not written there; move them away")
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    for motion in MOTIONS:
+    motions = LOOKS[config.look].motions
+    for motion in motions:
         (part / motion).mkdir(parents=True)
 
     lists: dict[str, list[str]] = {"train": [], "validation": []}
@@ -164,7 +182,7 @@ def write_moving_shapes(folder: Path, config: MovingShapesConfig) -> None:
         lines = [json.dumps(job.result()) for job in jobs]
 
     (part / FACTORS_FILE).write_text("\n".join(lines) + "\n")
-    labels = {motion: number for number, motion in enumerate(MOTIONS, start=1)}
+    labels = {motion: number for number, motion in enumerate(motions, start=1)}
     (part / "classInd.txt").write_text("".join(f"{number} {motion}\n" for motion, number in labels.items()))
     (part / "trainlist01.txt").write_text("".join(f"{path} {labels[path.split('/')[0]]}\n" for path in lists["train"]))
     (part / "testlist01.txt").write_text("".join(f"{path}\n" for path in lists["validation"]))
@@ -177,7 +195,7 @@ def write_moving_shapes(folder: Path, config: MovingShapesConfig) -> None:
 def _files(config: MovingShapesConfig) -> Iterator[tuple[str, str, str, int]]:
     """Yields (class, split, file name, number within the class); groups of the two splits are different."""
     train_groups = -(-config.train_per_class // CLIPS_PER_GROUP)
-    for motion in MOTIONS:
+    for motion in LOOKS[config.look].motions:
         for split, count, first_group in (
             ("train", config.train_per_class, 1),
             ("validation", config.validation_per_class, 1 + train_groups),

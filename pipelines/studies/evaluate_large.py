@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pipelines import prepare_data
-from pipelines.data.shape_drawing import MOTIONS, render
+from pipelines.data.shape_drawing import render
 from pipelines.data.synthetic import LOOKS, draw_scene, textured_paint
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.scores import scores_folder
@@ -52,13 +52,14 @@ def prepare(folder: Path, num_videos: int, arguments: Sequence[str]) -> None:
     """The real clips as .avi files, the samples as arrays in folders named as their classes; what is there stays."""
     config = load(arguments)
     prepare_data.run(config)
+    look = LOOKS[config.data.shapes.look]
     for number in range(num_videos):
-        motion = list(MOTIONS)[number % len(MOTIONS)]
+        motion = look.motions[number % len(look.motions)]
         path = folder / "samples" / motion / f"{number:05d}.npy"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             random = np.random.default_rng([SEED_OF_SAMPLES, number])
-            scene = draw_scene(LOOKS["textured"], random)
+            scene = draw_scene(look, random)
             paint = textured_paint(random, config.data.resolution)
             np.save(path.with_name("part"), render(scene, motion, FRAMES, paint))
             path.with_name("part.npy").replace(path)

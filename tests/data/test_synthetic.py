@@ -11,8 +11,9 @@ import torch
 
 from pipelines.data.shape_drawing import (
     FADE,
-    MOTIONS,
+    ROOM,
     SHAPES,
+    WALLS,
     Places,
     Scene,
     render,
@@ -40,7 +41,8 @@ PLAIN, TEXTURED = LOOKS["plain"], LOOKS["textured"]
 
 def state_of(scene: Scene, motion: str, num_frames: int) -> dict[str, np.ndarray]:
     """{name: (num_frames,)} of one scene."""
-    found = states(Places.of([scene], [motion]), torch.arange(num_frames, dtype=torch.float32))
+    sizes = PLAIN.sizes if motion in ROOM else TEXTURED.sizes
+    found = states(Places.of([scene], [motion]), torch.arange(num_frames, dtype=torch.float32), sizes)
     return {name: values[0].numpy() for name, values in found.items()}
 
 
@@ -62,25 +64,25 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_layout_is_that_of_ucf101(tiny_set) -> None:
     classes, splits = read_split_lists(tiny_set, 1)
-    assert set(classes) == set(MOTIONS)
+    assert set(classes) == set(PLAIN.motions)
     assert set(splits) == {path for path in contents(tiny_set) if path.endswith(".avi")}
     sides = {split: {group_of(path) for path in splits if splits[path] == split} for split in ("train", "validation")}
     assert not sides["train"] & sides["validation"]
     assert sum(split == "train" for split in splits.values()) == 8 * 9 and len(splits) == 8 * 11
-    assert read_video(tiny_set / "Grow" / "v_Grow_g01_c01.avi").shape == (5, 32, 32, 3)
+    assert read_video(tiny_set / "Pulse" / "v_Pulse_g01_c01.avi").shape == (5, 32, 32, 3)
 
 
 def test_same_seed_same_bytes_and_another_seed_others(tiny_set, tmp_path) -> None:
     write_moving_shapes(tmp_path / "again", TINY)
     assert contents(tmp_path / "again") == contents(tiny_set)
     write_moving_shapes(tmp_path / "other", replace(TINY, seed=1, train_per_class=1))
-    name = "Grow/v_Grow_g01_c01.avi"
+    name = "Pulse/v_Pulse_g01_c01.avi"
     assert (tmp_path / "other" / name).read_bytes() != (tiny_set / name).read_bytes()
 
 
 def test_killed_generation_is_redone_and_finished_one_is_kept(tiny_set, tmp_path) -> None:
     folder = tmp_path / "moving_shapes"
-    half = tmp_path / "moving_shapes.part" / "Grow"
+    half = tmp_path / "moving_shapes.part" / "Pulse"
     half.mkdir(parents=True)
     (half / "v_Grow_g77_c01.avi").write_bytes(b"half a file")
     small = replace(TINY, train_per_class=1, validation_per_class=1)
@@ -98,10 +100,12 @@ def test_killed_generation_is_redone_and_finished_one_is_kept(tiny_set, tmp_path
         write_moving_shapes(folder, small)
 
 
-def test_first_frame_is_the_same_picture_for_every_class() -> None:
+@pytest.mark.parametrize("look", LOOKS)
+def test_first_frame_is_the_same_picture_for_every_class(look: str) -> None:
     """Given scene and colours, which are drawn without looking at the class."""
-    scene = draw_scene(TEXTURED, np.random.default_rng(3))
-    pictures = [picture(scene, motion, 1, 32)[0] for motion in MOTIONS]
+    scene = draw_scene(LOOKS[look], np.random.default_rng(3))
+    paint = plain_paint(1, 2, 32) if look == "plain" else textured_paint(np.random.default_rng(1), 32)
+    pictures = [render(scene, motion, 1, paint)[0] for motion in LOOKS[look].motions]
     assert all(np.array_equal(picture, pictures[0]) for picture in pictures)
 
 
@@ -109,15 +113,66 @@ def test_first_frame_is_the_same_picture_for_every_class() -> None:
 @pytest.mark.parametrize("frame", [0, 5, 16, 32])
 def test_no_frame_tells_the_class(frame: int, look: str) -> None:
     """The state of every class is uniform at every frame, wherever the clip is cut (Kolmogorov-Smirnov distance)."""
-    random = np.random.default_rng(0)
+    random, own = np.random.default_rng(0), LOOKS[look]
     count = 4000
-    for motion in MOTIONS:
-        places = Places.of([draw_scene(LOOKS[look], random) for _ in range(count)], [motion] * count)
-        state = states(places, torch.tensor([float(frame)]))
-        for name, period in (("x", 1), ("y", 1), ("angle", 2 * np.pi), ("size_phase", 1)):
-            values = np.sort(state[name][:, 0].numpy()) / period
+    low, high = own.places
+    for motion in own.motions:
+        places = Places.of([draw_scene(own, random) for _ in range(count)], [motion] * count)
+        state = states(places, torch.tensor([float(frame)]), own.sizes)
+        for name, start, period in (
+            ("x", low, high - low),
+            ("y", low, high - low),
+            ("angle", 0, 2 * np.pi),
+            ("size_phase", 0, 1),
+        ):
+            values = (np.sort(state[name][:, 0].numpy()) - start) / period
             distance = np.abs(values - (np.arange(count) + 0.5) / count).max()
             assert distance < 1.95 / np.sqrt(count), (motion, name)  # exceeded by chance once in 1000
+        square = torch.stack([state["x"][:, 0], state["y"][:, 0]])
+        assert abs(torch.corrcoef(square)[0, 1]) < 0.06, motion  # diagonals no more than others
+
+
+def in_room(motion: str, num_frames: int = 17, **changes) -> dict[str, np.ndarray]:
+    """The state of a scene of the plain look."""
+    scene = replace(draw_scene(PLAIN, np.random.default_rng(4)), x=0.45, y=0.5, direction=1)
+    return state_of(replace(scene, **changes), motion, num_frames)
+
+
+@pytest.mark.parametrize(
+    ("motion", "along", "slope"),
+    [("MoveHorizontally", "x", 0), ("MoveVertically", "y", 0), ("MoveRising", "x", -1), ("MoveFalling", "x", 1)],
+)
+def test_paths_in_the_room_are_straight_and_are_run_to_and_fro(motion: str, along: str, slope: int) -> None:
+    state = in_room(motion, 65, speed=1.75 / 64)
+    steps = {name: np.diff(state[name]) * 64 for name in ("x", "y")}
+    own, other = steps[along], steps["y" if along == "x" else "x"]
+    assert np.allclose(other, slope * own, atol=1e-3)
+    assert own[0] > 0 and (own < 0).sum() > 10, "it comes back"
+    for name in ("x", "y"):
+        assert WALLS[0] - 1e-6 <= state[name].min() and state[name].max() <= WALLS[1] + 1e-6
+    length = np.median(np.hypot(own, other))  # pixels per frame, slower on the shorter path of a diagonal
+    assert 1 < length < 1.75 if slope else length == pytest.approx(1.75, abs=1e-3)
+    back = in_room(motion, 2, speed=1.75 / 64, direction=-1)
+    assert np.diff(back[along])[0] == pytest.approx(-own[0] / 64, abs=1e-6), "the other way first"
+
+
+def test_a_wheel_rolls_without_slipping_and_a_pulse_comes_back() -> None:
+    rolling = in_room("Roll", 17, size_phase=0.5)
+    radius = float(PLAIN.sizes.radius(torch.tensor(0.5)))
+    turned = np.diff(np.unwrap(rolling["angle"]))
+    assert np.allclose(turned, -np.diff(rolling["x"]) / radius, atol=1e-5), "clockwise to the right"
+    pulse = in_room("Pulse", 65, size_phase=0.5)["size_phase"]
+    assert 0 <= pulse.min() < 0.06 and 0.94 < pulse.max() <= 1
+    assert min((np.diff(pulse) > 0).sum(), (np.diff(pulse) < 0).sum()) > 10
+
+
+def test_no_shape_of_the_plain_look_is_cut_off() -> None:
+    random = np.random.default_rng(0)
+    for number in range(24):
+        scene = draw_scene(PLAIN, random)
+        seen = shares(Places.of([scene], [PLAIN.motions[number % 8]]), torch.arange(33.0), 64, PLAIN.sizes)[0]
+        edges = (seen[:, 0], seen[:, -1], seen[:, :, 0], seen[:, :, -1])
+        assert max(edge.max() for edge in edges) < 0.01, scene
 
 
 def shape_mask(scene, motion: str, num_frames: int) -> np.ndarray:
@@ -210,17 +265,17 @@ def test_factors_draw_every_file_again_to_the_level(tmp_path) -> None:
 def test_colours_are_shares_of_body_second_and_background() -> None:
     """What is drawn is linear in its colours, and nothing is outside 0 and 1."""
     scene, paint = draw_scene(PLAIN, np.random.default_rng(5)), plain_paint(1, 2, 64)
-    seen = shares(Places.of([scene], ["Grow"]), torch.arange(33.0), 64, PLAIN.radii)[0].numpy()
+    seen = shares(Places.of([scene], ["Pulse"]), torch.arange(33.0), 64, PLAIN.sizes)[0].numpy()
     assert seen.min() >= 0 and seen.sum(axis=-1).max() <= 1 + 1e-6
     expected = seen @ np.stack([paint.body, paint.second]) + (1 - seen.sum(axis=-1))[..., None] * paint.background
-    assert np.abs(render(scene, "Grow", 33, paint) - 255 * expected).max() <= 0.51
+    assert np.abs(render(scene, "Pulse", 33, paint) - 255 * expected).max() <= 0.51
 
 
 def test_the_plain_look_has_few_colours_and_the_textured_one_many(tmp_path) -> None:
     assert (len(BACKGROUNDS), len(BODIES)) == (4, 6)
     for look, codec in (("plain", "ffv1"), ("textured", "mpeg4")):
         write_moving_shapes(tmp_path / look, replace(TINY, look=look, train_per_class=1, validation_per_class=1))
-        content = (tmp_path / look / "Grow" / "v_Grow_g01_c01.avi").read_bytes()
+        content = (tmp_path / look / LOOKS[look].motions[6] / f"v_{LOOKS[look].motions[6]}_g01_c01.avi").read_bytes()
         assert (b"FFV1" in content) == (codec == "ffv1")
     with pytest.raises(ValueError, match=r"data\.shapes\.look is one of plain, textured, got 'baroque'"):
         replace(TINY, look="baroque")

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.data.shape_drawing import MOTIONS, SHAPES, render
-from pipelines.data.synthetic import LOOKS, draw_scene, plain_paint
+from pipelines.data.shape_drawing import SHAPES, render
+from pipelines.data.synthetic import LOOKS, draw_scene, plain_paint, textured_paint
 from pipelines.metrics.blockiness import blockiness, border_ratio
 from pipelines.metrics.clip_set import ClipSet
 from pipelines.metrics.precision_recall import precision_recall, radii
@@ -19,7 +19,7 @@ def drawn(count: int, first_seed: int = 0) -> tuple[Tensor, list[tuple[str, str,
     """Clips (n, 17, 64, 64, 3) uint8 of the plain look, and shape, motion, background and body of each."""
     clips, shown = [], []
     for seed in range(first_seed, first_seed + count):
-        random, motion = np.random.default_rng(seed), list(MOTIONS)[seed % len(MOTIONS)]
+        random, motion = np.random.default_rng(seed), LOOKS["plain"].motions[seed % 8]
         scene, colours = draw_scene(LOOKS["plain"], random), (int(random.integers(4)), int(random.integers(6)))
         clips.append(torch.from_numpy(render(scene, motion, 17, plain_paint(*colours, resolution=64))))
         shown.append((scene.shape, motion, *colours))
@@ -93,7 +93,9 @@ def test_radii_are_distances_to_the_third_neighbour() -> None:
 
 
 def test_blockiness_orders_seams_of_three_strengths() -> None:
-    clips, _ = drawn(8)
+    look, random = LOOKS["textured"], np.random.default_rng(0)
+    paint = textured_paint(random, 64)
+    clips = torch.stack([torch.from_numpy(render(draw_scene(look, random), "Grow", 17, paint)) for _ in range(8)])
     ratios = [border_ratio(ClipSet.of(with_seams(clips, levels) if levels else clips)) for levels in (0, 4, 8, 16)]
     assert ratios == sorted(ratios) and ratios[0] == pytest.approx(1, abs=0.1) and ratios[-1] > 2
     assert blockiness(ClipSet.of(clips), ClipSet.of(clips)) == 1

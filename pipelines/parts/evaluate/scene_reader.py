@@ -1,4 +1,5 @@
-"""Reads the scene out of a clip of the embedded shapes in their plain look: a search in a bank, then least squares.
+"""Reads the scene out of a clip of the embedded shapes in their plain look: single frames by a bank of drawings, then
+the motion through the middle one by least squares.
 
 What was read is drawn anew; how near that comes says how far the clip is a picture of that world.
 """
@@ -12,16 +13,18 @@ import torch.nn.functional as F
 from einops import einsum, rearrange, repeat
 from torch import Tensor
 
-from pipelines.data.shape_drawing import MOTIONS, SHAPES, Places, Scene, rate_name, shares
+from pipelines.data.shape_drawing import MOTIONS, Places, Scene, goes_to_and_fro, rate_name, shares
 from pipelines.data.synthetic import COLOURS, LOOKS, plain_paint
 
 LOOK = LOOKS["plain"]
-BANK_SIZE, NUM_KEYS = 16, 5  # pixels and frames of the drawings in the bank
-ANGLES, PHASES, RATES = 12, 6, (0.25, 0.75)  # of the bank; rates as shares of their range
-CANDIDATES, SEARCH_SIZE = 4, 32  # drawings that least squares start from, and their pixels at first
+BANK_SIZE, NUM_KEYS = 16, 9  # pixels of the drawings in the bank; frames that are looked at, an odd number
+ANGLES, PHASES = 24, 6  # of the bank
+RATES = (0.25, 0.75)  # that are tried at first, as shares of their range
+STARTS, MOTIONS_EACH = 3, 2  # of a search, and motions of each that are followed
+SEARCH_SIZE = 32  # pixels of the frames that motions are searched in
 ROUNDS, SLACK = 8, 0.25  # of least squares; how far beyond its range a rate may be read, in ranges
 STEPS = {"x": 2e-3, "y": 2e-3, "angle": 0.02, "size_phase": 5e-3, "rate": 0.0}  # of finite differences
-CIRCLES, SWEEP = {"size_phase": 1.0, "angle": 2 * torch.pi}, 24  # what is tried all around after that
+SWEEPS = {"angle": (2 * torch.pi, 24), "size_phase": (1.0, 12)}  # what is tried all over after that, in so many steps
 CLIPS_AT_ONCE = 8
 
 
@@ -29,7 +32,7 @@ CLIPS_AT_ONCE = 8
 class Readings:
     """What n clips seem to show."""
 
-    places: Places
+    places: Places  # at the middle frame
     background: Tensor  # (n,) int64, position in BACKGROUNDS
     body: Tensor  # (n,) int64, position in BODIES
     fidelity: Tensor  # (n,) dB: energy of the drawn shape over that of all differences to it; 0 where there is none
@@ -55,7 +58,7 @@ def draw(places: Places, background: Tensor, body: Tensor, times: Tensor, resolu
     """Scenes in their colours, (n, t, h, w, 3) in [0, 1]."""
     behind, colours = _palette(resolution)
     behind = rearrange(behind[background], "n h w c -> n 1 h w c")
-    seen = shares(places, times, resolution, LOOK.radii, softness)
+    seen = shares(places, times, resolution, LOOK.sizes, softness)
     own = rearrange(colours[body], "n two c -> n 1 1 1 two c")
     return behind + (seen[..., None] * (own - behind[..., None, :])).sum(dim=-2)
 
@@ -64,21 +67,27 @@ def _read(video_uint8: Tensor) -> Readings:
     """One batch of clips."""
     num_clips, num_frames, resolution = video_uint8.shape[:3]
     video = video_uint8.float() / 255
-    times = torch.linspace(0, num_frames - 1, NUM_KEYS).round()
-    keys = video[:, times.long()]  # (n, k, h, w, 3)
+    frames = torch.linspace(0, num_frames - 1, NUM_KEYS).round()
+    middle = frames[NUM_KEYS // 2]
+    times, all_times = frames - middle, torch.arange(num_frames, dtype=torch.float32) - middle
+    keys = video[:, frames.long()]  # (n, k, h, w, 3)
     errors = (keys[:, None] - _palette(resolution)[0][:, None]).abs().mean(dim=-1)  # (n, backgrounds, k, h, w)
     background = errors.flatten(2).median(dim=2).values.argmin(dim=1)  # a shape covers less than half
     small = _shrink(keys, SEARCH_SIZE)
-    places, body = _from_bank(_shrink(keys, BANK_SIZE), background, num_frames)
-    many = repeat(background, "n -> (n c)", c=CANDIDATES)
-    targets = repeat(small, "n k h w rgb -> (n c) k h w rgb", c=CANDIDATES)
-    places, _ = _fit(places, many, body, targets, times, softness=2.0)
-    for name, period in CIRCLES.items():
-        places, error = _swept(places, name, period, many, body, targets, times, softness=2.0)
-    best = rearrange(error, "(n c) -> n c", c=CANDIDATES).argmin(dim=1) + torch.arange(num_clips) * CANDIDATES
-    places, body = places[best], body[best]
+    places, body = _starts(_shrink(keys, BANK_SIZE), background)
+    small, few = small[:, ::2], times[::2]  # enough for a search
+    places, body = _candidates(places, body, background, small, few)  # (n s m,)
+    for name, each in ((None, MOTIONS_EACH), ("angle", 1), ("size_phase", STARTS)):
+        many = repeat(background, "n -> (n c)", c=len(body) // num_clips)
+        targets = repeat(small, "n k h w rgb -> (n c) k h w rgb", c=len(body) // num_clips)
+        if name is None:
+            places, error = _fit(places, many, body, targets, few, softness=2.0)
+        else:
+            places, error = _swept(places, name, many, body, targets, few, softness=2.0)
+        best = rearrange(error, "(n c) -> n c", c=each).argmin(dim=1)
+        best += torch.arange(len(best)) * each
+        places, body = places[best], body[best]
     places, _ = _fit(places, background, body, keys, times, softness=1.5)
-    all_times = torch.arange(num_frames, dtype=torch.float32)
     drawn = draw(places, background, body, all_times, resolution, 1.0)
     behind = rearrange(_palette(resolution)[0][background], "n h w c -> n 1 h w c")
     # beside the shape's own energy: an empty background is no good picture of a small or a pale shape
@@ -102,76 +111,110 @@ def _shrink(video: Tensor, size: int) -> Tensor:
 
 
 def _rate_ranges() -> Tensor:
-    """(motions, 2): the smallest and the largest rate of every motion, in the units of `Scene`."""
+    """(motions, 2): the smallest and the largest rate of every motion, without its sign, in the units of `Scene`."""
     units = {"speed": 1 / 64, "turn": torch.pi / 180, "growth": 1.0}
     names = [rate_name(motion) for motion in MOTIONS]
     return torch.tensor([[end * units[name] for end in getattr(LOOK, name)] for name in names])
 
 
 @lru_cache
-def _bank(num_frames: int) -> tuple[Places, Tensor, Tensor]:
-    """Drawings at one place, in all shapes, motions, angles and sizes; transforms (m, k, 2, h, w / 2 + 1) of their
-    shares, and the products of these (m, 2, 2)."""
-    ranges, entries = _rate_ranges().tolist(), []
-    for shape, motion, angle, phase, rate in product(LOOK.shapes, MOTIONS, range(ANGLES), range(PHASES), RATES):
-        low, high = ranges[list(MOTIONS).index(motion)]
-        rates = dict.fromkeys(("speed", "turn", "growth"), 0.0) | {rate_name(motion): low + rate * (high - low)}
-        scene = Scene(shape, 0.5, 0.5, 2 * torch.pi * angle / ANGLES, phase / PHASES, **rates)
-        entries.append((scene, motion))
-    places = Places.of([scene for scene, _ in entries], [motion for _, motion in entries])
-    times = torch.linspace(0, num_frames - 1, NUM_KEYS).round()
-    rows = torch.arange(len(entries)).split(256)
-    seen = torch.cat([shares(places[part], times, BANK_SIZE, LOOK.radii, softness=1.0) for part in rows])
-    seen = rearrange(seen, "m k h w two -> m k two h w")
-    return places, torch.fft.rfft2(seen), einsum(seen, seen, "m k i h w, m k j h w -> m i j")
+def _bank() -> tuple[Places, Tensor, Tensor]:
+    """Single frames in the middle of the picture, in all shapes, angles and sizes (m,); the transforms
+    (m, 2, h, w / 2 + 1) of their shares, and the products of these (m, 2, 2)."""
+    kinds = product(LOOK.shapes, range(ANGLES), range(PHASES))
+    scenes = [
+        Scene(shape, 0.5, 0.5, 2 * torch.pi * angle / ANGLES, (phase + 0.5) / PHASES, 0.0, 0.0, 0.0)
+        for shape, angle, phase in kinds
+    ]
+    places = Places.of(scenes, [LOOK.motions[0]] * len(scenes))
+    seen = rearrange(shares(places, torch.zeros(1), BANK_SIZE, LOOK.sizes), "m 1 h w two -> m two h w")
+    return places, torch.fft.rfft2(seen), einsum(seen, seen, "m i h w, m j h w -> m i j")
 
 
-def _from_bank(keys: Tensor, background: Tensor, num_frames: int) -> tuple[Places, Tensor]:
-    """The CANDIDATES drawings of the bank, each moved and coloured at its best, that are nearest to each clip.
+def _starts(keys: Tensor, background: Tensor) -> tuple[Places, Tensor]:
+    """Pairs of shape and body that fit all frames of each clip best, and how they stand in the middle one: the best pair,
+    the same turned round, for one of its colours may be hard to tell from the background, and the second best.
 
-    keys: (n, k, 16, 16, 3). Returns places (n c,) and bodies (n c,).
+    keys: (n, k, 16, 16, 3). Returns places (n s,), without a motion, and bodies (n s,).
     """
-    bank, transforms, products = _bank(num_frames)
+    bank, transforms, products = _bank()
     behind, colours = _palette(BANK_SIZE)
     differences = torch.fft.rfft2(rearrange(keys - behind[background][:, None], "n k h w c -> n k c h w"))
+    num_shapes, middle = len(LOOK.shapes), keys.shape[1] // 2
     found, bodies, moves = [], [], []
     for one, number in zip(differences, background.tolist(), strict=True):
         weights = colours - behind[number].mean(dim=(0, 1))  # (b, 2, 3): as if the background had one colour
         painted = einsum(weights.to(one.dtype), one, "b two c, k c h w -> b k two h w")
-        product_of = einsum(painted, transforms.conj(), "b k two h w, m k two h w -> b m h w")
-        overlap = torch.fft.irfft2(product_of, s=(BANK_SIZE, BANK_SIZE))  # at every move
+        overlap = torch.fft.irfft2(
+            einsum(painted, transforms.conj(), "b k two h w, m two h w -> b k m h w"), s=(BANK_SIZE, BANK_SIZE)
+        )
+        best, move = overlap.flatten(3).max(dim=3)  # (b, k, m) over all places
         energy = einsum(weights, weights, products, "b i c, b j c, m i j -> b m")
-        best, move = overlap.flatten(2).max(dim=2)  # (b, m)
-        error, body = (energy - 2 * best).min(dim=0)  # (m,)
-        # the best of every pair of shape and motion, then the best of these
-        kind = bank.shape * len(MOTIONS) + bank.motion
-        of_kind = torch.full((len(SHAPES) * len(MOTIONS),), torch.inf).scatter_reduce(0, kind, error, "amin")
-        chosen = (error == of_kind[kind]).nonzero().flatten()
-        chosen = chosen[error[chosen].argsort()[:CANDIDATES]]
-        found.append(chosen)
-        bodies.append(body[chosen])
-        moves.append(move[body[chosen], chosen])
+        error = rearrange(energy[:, None] - 2 * best, "b k (shape m) -> b k shape m", shape=num_shapes)
+        pairs = error.amin(dim=3).sum(dim=1).flatten().argsort()[:2]  # of body and shape
+        body, shape = pairs // num_shapes, pairs % num_shapes
+        of_angle = rearrange(error[body, middle, shape], "s (angle phase) -> s angle phase", phase=PHASES)
+        offset = of_angle.amin(dim=2).argmin(dim=1)[:, None] - torch.arange(ANGLES)
+        is_near = (offset % ANGLES).minimum(-offset % ANGLES) < ANGLES // 4  # (s, angle)
+        turned = of_angle.masked_fill(is_near[..., None], torch.inf)
+        entry = torch.stack([of_angle.flatten(1).argmin(dim=1), turned.flatten(1).argmin(dim=1)])  # (2, s)
+        entry = (entry + shape * error.shape[3])[[0, 1, 0], [0, 0, 1]]
+        body = body[[0, 0, 1]]
+        found.append(entry)
+        bodies.append(body)
+        moves.append(move[body, middle, entry])
     places, moved = bank[torch.cat(found)], torch.cat(moves)
     down, across = (moved // BANK_SIZE) / BANK_SIZE, (moved % BANK_SIZE) / BANK_SIZE
     return replace(places, x=(places.x + across) % 1, y=(places.y + down) % 1), torch.cat(bodies)
 
 
+def _candidates(places: Places, body: Tensor, background: Tensor, keys: Tensor, times: Tensor) -> tuple[Places, Tensor]:
+    """The motions through each start that are nearest to its clip, of different classes or directions.
+
+    places, body: (n s,). keys: (n, k, h, w, 3). Returns places and bodies (n c,).
+    """
+    ranges, ways = _rate_ranges().tolist(), []
+    for motion in LOOK.motions:
+        number = list(MOTIONS).index(motion)
+        low, high = ranges[number]
+        for sign in (1, -1) if goes_to_and_fro(motion) else (1,):
+            ways += [(number, sign * (low + share * (high - low))) for share in RATES]
+    numbers, rates = (torch.tensor(column) for column in zip(*ways, strict=True))
+    num_ways, resolution, num_starts = len(ways), keys.shape[2], len(body) // len(keys)
+    tried = places[torch.arange(len(body)).repeat_interleave(num_ways)]
+    tried = replace(tried, motion=numbers.repeat(len(body)), rate=rates.repeat(len(body)))
+    tried_body = body.repeat_interleave(num_ways)
+    of_clip = torch.arange(len(keys)).repeat_interleave(num_starts * num_ways)
+    error = torch.cat(
+        [
+            (
+                draw(tried[rows], background[of_clip[rows]], tried_body[rows], times, resolution, 2.0)
+                - keys[of_clip[rows]]
+            )
+            .square()
+            .flatten(1)
+            .mean(dim=1)
+            for rows in torch.arange(len(of_clip)).split(256)
+        ]
+    )
+    # of the rates of one motion and direction only the best
+    least, rate = rearrange(error, "(s g r) -> s g r", s=len(body), r=len(RATES)).min(dim=2)
+    chosen = least.argsort(dim=1)[:, :MOTIONS_EACH]  # (s, c)
+    rows = torch.arange(len(body))[:, None] * num_ways + chosen * len(RATES) + rate.gather(1, chosen)
+    rows = rows.flatten()
+    return tried[rows], tried_body[rows]
+
+
 def _swept(
-    places: Places,
-    name: str,
-    period: float,
-    background: Tensor,
-    body: Tensor,
-    keys: Tensor,
-    times: Tensor,
-    softness: float,
+    places: Places, name: str, background: Tensor, body: Tensor, keys: Tensor, times: Tensor, softness: float
 ) -> tuple[Places, Tensor]:
-    """Each shape at the best of SWEEP values around a circle, with the error there: least squares may have stopped at
-    a star that is off by an arm, or at one size where the largest fades into the smallest."""
+    """Each shape at the best of many angles or sizes, with the error there: least squares may have stopped at a star
+    that is off by an arm."""
+    period, count = SWEEPS[name]
     now = getattr(places, name)
     best, least = now, torch.full_like(now, torch.inf)
-    for number in range(SWEEP):
-        value = now + period * number / SWEEP
+    for number in range(count):
+        value = (now + period * number / count) % period
         drawn = draw(replace(places, **{name: value}), background, body, times, keys.shape[2], softness)
         error = (drawn - keys).square().flatten(1).mean(dim=1)
         best, least = torch.where(error < least, value, best), torch.minimum(error, least)
@@ -205,8 +248,9 @@ def _fit(
         damped = normal + (damping[:, None] * normal.diagonal(dim1=1, dim2=2) + 1e-6).diag_embed()
         tried = values + small * torch.linalg.solve(damped, slope)
         rate = names.index("rate")
+        sign = values[:, rate].sign()
         low, high = ranges[:, 0] - SLACK * width, ranges[:, 1] + SLACK * width
-        tried[:, rate] = tried[:, rate].clamp(low, high)
+        tried[:, rate] = sign * (sign * tried[:, rate]).clamp(low, high)
         new = drawn(tried)
         new_error = (new - target).square().mean(dim=1)
         better = new_error < error
