@@ -29,7 +29,7 @@ from pipelines import (
     train_vae,
 )
 from pipelines.data.latent_cache import LatentCache
-from pipelines.data.synthetic import MOTIONS
+from pipelines.data.shape_drawing import TORUS
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.samples import sample_folder
 from pipelines.inputs.scores import scores_folder
@@ -140,7 +140,7 @@ def test_the_page_needs_nothing_beside_itself(run_folder: Path) -> None:
             frames.append(getattr(Image.open(io.BytesIO(b64decode(content))), "n_frames", 1))
     assert curves == 3, "one for each training"
     assert set(frames) == {1, 17}, "the colour wheel stands still, clips have all their frames"
-    assert frames.count(17) > 2 * len(MOTIONS), "each class generated and real, and reconstructed clips"
+    assert frames.count(17) > 2 * len(TORUS), "each class generated and real, and reconstructed clips"
     for name in ("samples.gif", "components.gif"):
         with Image.open(run_folder / "report" / name) as image:
             assert image.n_frames == 17

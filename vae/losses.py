@@ -19,6 +19,11 @@ def pixel_l1(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (decoded.float() - target.float()).abs().mean() / 2
 
 
+def pixel_l2(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of (b, c, t, h, w) in [-1, 1], on the half scale. Scalar."""
+    return ((decoded.float() - target.float()) / 2).square().mean()
+
+
 def wavelet_l1(
     decoded: torch.Tensor, target: torch.Tensor, starts_with_image: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ from torch import nn
 from vae.choices import check_choices
 from vae.discriminator import DiscriminatorConfig
 from vae.interface import Coded
-from vae.losses import pixel_l1, psnr, wavelet_l1
+from vae.losses import pixel_l1, pixel_l2, psnr, wavelet_l1
 from vae.perceptual import perceptual_frames, take_frames
 
 Draws = Callable[[str], list[torch.Generator]]
@@ -22,6 +22,7 @@ class LossConfig:
     """Weights of Eq. 9; a weight of 0 switches the term off."""
 
     l1: float = 4.0  # L1 of the video on the scale [-0.5, 0.5]
+    l2: float = 0.0  # mean squared error of the video on the same scale: small models learn shapes sooner with it
     wavelet_low: float = 0.2  # L1 of the low Haar band of every component; without it the components lose their meaning
     wavelet_high: float = 0.4  # L1 of the high Haar bands of every component
     perceptual: float = 4.0  # LPIPS on 5 frames of each clip; needs the network's file in weights.folder
@@ -51,7 +52,7 @@ class GanConfig:
 
 def pixel_loss(terms: dict[str, torch.Tensor], config: LossConfig) -> torch.Tensor:
     """The weighted terms on the reconstruction alone, which an adaptive adversarial weight is measured against."""
-    loss = config.l1 * terms["l1"]
+    loss = config.l1 * terms["l1"] + (config.l2 * terms["l2"] if "l2" in terms else 0)
     return loss + config.perceptual * terms["perceptual"] if "perceptual" in terms else loss
 
 
@@ -65,6 +66,9 @@ def reconstruction_objective(
     """
     terms = {"l1": pixel_l1(coded.reconstruction, video)}
     loss = config.l1 * terms["l1"]
+    if config.l2:
+        terms["l2"] = pixel_l2(coded.reconstruction, video)
+        loss = loss + config.l2 * terms["l2"]
     if config.wavelet_low or config.wavelet_high:
         for name, pair in coded.components.items():
             low, high = wavelet_l1(pair.decoded, pair.target, pair.starts_with_image)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from pipelines.data import frame_reader
 
@@ -57,7 +58,7 @@ def _decode(path: Path, container: av.container.InputContainer, max_frame: int, 
     if width * height * declared > max_file:
         return {"error": f"oversized: its header says {width}x{height} x {declared} frames"}
     num_frames, kept, before_last, last, shape, damage = 0, {}, None, None, None, ""
-    frames = _until_error(container)
+    frames, converter = _until_error(container), VideoReformatter()
     for frame in frames:
         if isinstance(frame, str):
             damage = frame
@@ -68,13 +69,13 @@ def _decode(path: Path, container: av.container.InputContainer, max_frame: int, 
             return {"error": f"its picture size changes at frame {num_frames}"}
         shape, before_last, last = (frame.width, frame.height), last, frame
         if num_frames & (num_frames - 1) == 0:  # 0, 1, 2, 4, 8, ...: to compare the readers with
-            kept[num_frames] = frame_reader.upright(frame)
+            kept[num_frames] = frame_reader.upright(frame, converter)
         num_frames += 1
     if last is None:
         return {"error": f"no frame can be decoded ({damage or 'it holds none, or they are encrypted'})"}
     if before_last is not None:
         kept.pop(num_frames - 1, None)  # decord is never asked for the last frame
-        kept[num_frames - 2] = frame_reader.upright(before_last)
+        kept[num_frames - 2] = frame_reader.upright(before_last, converter)
     height, width, _ = kept[0].shape
     return {
         "num_frames": num_frames,

@@ -26,7 +26,7 @@ from pipelines import evaluate, export, prepare_data
 from pipelines.data.clip_dataset import FixedClips, collate
 from pipelines.data.pictures import GAP
 from pipelines.data.probe import probe_files
-from pipelines.data.synthetic import MOTIONS
+from pipelines.data.shape_drawing import TORUS
 from pipelines.data.video_file import read_video, to_uint8, write_gif, write_video
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.index import open_index
@@ -103,7 +103,7 @@ def peers(root: Path) -> Path:
     """64 lossless videos of somebody's, in folders named as the classes."""
     folder = root / "peers"
     for number in range(64):
-        path = folder / list(MOTIONS)[number % 8] / f"{number:03d}.npz"
+        path = folder / list(TORUS)[number % 8] / f"{number:03d}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, moving(number).numpy())
     return folder
@@ -411,7 +411,7 @@ def test_a_pipeline_is_sampled_and_scored(root: Path, tmp_path: Path) -> None:
     vae = tiny_vae("default")
     vae.save_pretrained(tmp_path / "vae")
     shapes = vae.latent_shapes((17, 32, 32))
-    model = tiny_latte(shapes, tuple(MOTIONS))
+    model = tiny_latte(shapes, tuple(TORUS))
     pipeline = export.build_pipeline(model, tmp_path / "vae", SamplerConfig(steps=1))
     pipeline.save_pretrained(tmp_path / "package")
     options = [f"evaluate.samples={tmp_path / 'package'}", "evaluate.num_videos=8", "evaluate.classifier_seeds=0"]
@@ -424,7 +424,7 @@ def test_a_pipeline_is_sampled_and_scored(root: Path, tmp_path: Path) -> None:
     assert record["class_prior"] == "as in the real split" and len(record["seeds"]["samples"]) == 8
     folder = next((root / "nano" / "evaluate").glob("samples-of-package-*"))
     plan = json.loads((folder / "samples.json").read_text())
-    assert [entry["class"] for entry in plan] == list(MOTIONS)
+    assert [entry["class"] for entry in plan] == list(TORUS)
     videos = {file.name: load_file(file)["video"] for file in (folder / "lossless").iterdir()}
     assert {video.shape for video in videos.values()} == {(17, 32, 32, 3)}
 

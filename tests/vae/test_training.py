@@ -171,14 +171,14 @@ def test_perceptual_frames_reach_every_group():
     assert groups == {1, 5, 9, 13}
 
 
-SWITCHES = {"l1": "l1", "wavelet_low": "keyframe_low", "wavelet_high": "keyframe_high", "kl": "kl"}
+SWITCHES = {"l1": "l1", "l2": "l2", "wavelet_low": "keyframe_low", "wavelet_high": "keyframe_high", "kl": "kl"}
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_every_term_is_logged_unweighted_and_can_be_switched_off(switch):
-    losses = LossConfig(l1=2.0, wavelet_low=0.3, wavelet_high=0.7, perceptual=0, kl=1e-3)
+    losses = LossConfig(l1=2.0, l2=5.0, wavelet_low=0.3, wavelet_high=0.7, perceptual=0, kl=1e-3)
     coded, video = tiny_vae("default")(clip(), sample=False), clip()
-    weights = {"l1": losses.l1, "kl": losses.kl}
+    weights = {"l1": losses.l1, "l2": losses.l2, "kl": losses.kl}
     weights |= {f"{part}_low": losses.wavelet_low for part in coded.components}
     weights |= {f"{part}_high": losses.wavelet_high for part in coded.components}
     loss, terms = reconstruction_objective(coded, video, losses, None, draws)
@@ -188,6 +188,7 @@ def test_every_term_is_logged_unweighted_and_can_be_switched_off(switch):
     missing = sum(weights[name] * terms[name].item() for name in names)
     assert without.item() == pytest.approx(loss.item() - missing, rel=1e-4)
     assert {"psnr", "mean_abs_residual", "mean_abs_flow_pixels", "mean_level"} <= terms.keys()
+    assert terms["l2"].item() == pytest.approx(((coded.reconstruction - video) / 2).square().mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
