@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from pipelines.run.beside import processes_beside
 from pipelines.run.config import GRAMMAR, describe_options, is_yaml, load_config, to_dict, to_yaml
 from pipelines.run.ranks import disconnect, is_connected, is_first, num_started
 
@@ -51,7 +52,9 @@ def main(
         if run_settings(config).dry_run:
             print(_dry_run(name, config, sections, describe))
         else:
-            run_stage(name, run, config)
+            settings, is_shared = run_settings(config), not getattr(run, "is_done_alone", False) and arguments is None
+            with processes_beside(name, settings.cpu_processes if is_shared else 1, settings.device):
+                run_stage(name, run, config)
     except ValueError as error:
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -132,9 +132,9 @@ def _bank() -> tuple[Places, Tensor, Tensor]:
 
 
 def _starts(keys: Tensor, background: Tensor) -> tuple[Places, Tensor]:
-    """Pairs of shape and body that fit all frames of each clip best, and how they stand in the middle one: the best pair,
-    the same turned round, for one of its colours may be hard to tell from the background, and the second best.
+    """Pairs of shape and body that fit all frames of each clip best, and how they stand in the middle one.
 
+    The best pair; the same turned round, for one of its colours may be hard to see on the background; the second best.
     keys: (n, k, 16, 16, 3). Returns places (n s,), without a motion, and bodies (n s,).
     """
     bank, transforms, products = _bank()
