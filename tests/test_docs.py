@@ -11,7 +11,7 @@ import pytest
 from pages import PAGES, ROOT, anchors, blocks, links, name
 
 from docs import architecture_picture, stage_pages
-from pipelines.run.folder import RunConfig
+from pipelines.run.run_config import RunConfig
 
 README = (ROOT / "README.md").read_text()
 every_page = pytest.mark.parametrize("page", PAGES, ids=name)

@@ -29,6 +29,7 @@ READ_UNTYPED = {
     "AutoencoderConfig.concat_vae",
     "RunConfig.dry_run",  # pipelines/run/stage.py: the section `run` of any schema
     "RunConfig.threads",
+    "RunConfig.cpu_processes",
 }
 # What a user may write freely, such as a path or a name; all other texts are one word out of a few.
 FREE_TEXTS = {

@@ -65,7 +65,14 @@ class DeCoVAE(VideoAutoencoder):
             self.measurements[part] = Measurement(size.width, config.decoder_of(part).width, channels[part])
         # D of Eq. 3, and what brings each latent to its width.
         channels_out = PIXEL_CHANNELS + int(config.recoupling == "gated")
-        self.decoder = Decoder(config.decoder, config.patch_size, first_frame=True, groups=True, channels=channels_out)
+        self.decoder = Decoder(
+            config.decoder,
+            config.patch_size,
+            first_frame=True,
+            groups=True,
+            channels=channels_out,
+            overlapping=config.overlapping_patches,
+        )
         self.recovery = build_recovery(config.bottleneck, width)
         self.projections = nn.ModuleDict(
             {name: nn.Linear(channels[part], config.decoder_of(part).width, bias=False)

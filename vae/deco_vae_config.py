@@ -42,6 +42,7 @@ class DecoVaeConfig:
     residual_reference: str = "decoded"  # decoded: closed loop, as in video codecs; original: Eq. 6 (paper)
     residual_context: bool = True  # the residual's decoder also sees the prediction (paper: false)
     recoupling: str = "additive"  # additive: Eq. 8 | gated: a decoded gate replaces the prediction by decoded content
+    overlapping_patches: bool = False  # the low bands of decoded patches reach over half of their neighbours: no grid
     motion: bool = True  # false: no motion part, the keyframe is the prediction
     motion_decoder: str = "small"  # small: the motion has its own decoder; shared (paper)
     motion_module: MotionModuleConfig = field(default_factory=MotionModuleConfig)  # size of the motion module

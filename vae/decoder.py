@@ -21,32 +21,36 @@ from vae.wavelet import (
 class PatchHead(nn.Module):
     """Maps tokens back to patches of Haar bands: the mirror of `PatchProjection`."""
 
-    def __init__(self, num_bands: int, patch: tuple[int, int, int], config: BackboneConfig, channels: int) -> None:
+    def __init__(
+        self,
+        num_bands: int,
+        patch: tuple[int, int, int],
+        config: BackboneConfig,
+        channels: int,
+        overlapping: bool,
+    ) -> None:
         super().__init__()
-        self.patch = patch
+        self.patch, self.overlapping = patch, overlapping
         volume = patch[0] * patch[1] * patch[2]
-        low, high = (4 if config.overlap in wide else 1 for wide in (("low", "both"), ("both",)))
-        self.overlaps = low > 1, high > 1
-        self.low = nn.Linear(config.low_width, low * channels * volume)
-        self.high = nn.Linear(config.high_width, high * (num_bands - 1) * channels * volume)
+        self.low = nn.Linear(config.low_width, (4 if overlapping else 1) * channels * volume)
+        self.high = nn.Linear(config.high_width, (num_bands - 1) * channels * volume)
 
     def forward(self, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
         """(b, t', h', w', low_width), (..., high_width) -> bands (b, num_bands c, t, h, w), fp32."""
-        bands = [
-            self.laid_out(tokens, overlaps)
-            for tokens, overlaps in zip((self.low(low), self.high(high)), self.overlaps, strict=True)
-        ]
-        return at_least_fp32(torch.cat(bands, dim=1))
+        bands = [self.added(self.low(low)) if self.overlapping else self.side_by_side(self.low(low))]
+        return at_least_fp32(torch.cat([*bands, self.side_by_side(self.high(high))], dim=1))
 
-    def laid_out(self, tokens: torch.Tensor, overlaps: bool) -> torch.Tensor:
-        """Patches (b, t', h', w', c r p q), or four times as many values, -> (b, c, t, h, w).
+    def side_by_side(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Patches (b, t', h', w', c r p q) -> (b, c, t, h, w)."""
+        r, p, q = self.patch
+        return rearrange(tokens, "b t h w (c r p q) -> b c (t r) (h p) (w q)", r=r, p=p, q=q)
 
-        With four times as many every patch is twice as high and wide and reaches over half of its neighbours, whose
-        values are added: no border between patches shows.
+    def added(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Patches twice as high and wide, (b, t', h', w', 4 c r p q), -> (b, c, t, h, w).
+
+        Each reaches over half of its neighbours, and what lies over one another is added: no border shows.
         """
         r, p, q = self.patch
-        if not overlaps:
-            return rearrange(tokens, "b t h w (c r p q) -> b c (t r) (h p) (w q)", r=r, p=p, q=q)
         quarters = rearrange(tokens, "b t h w (i j c r p q) -> i j b c (t r) (h p) (w q)", i=2, j=2, r=r, p=p, q=q)
         padded = [F.pad(quarters[i, j], (j * q, (1 - j) * q, i * p, (1 - i) * p)) for i in (0, 1) for j in (0, 1)]
         canvas = torch.stack(padded).sum(dim=0)
@@ -58,7 +62,13 @@ class Decoder(nn.Module):
     """features (b, t', h', w', width) -> video (b, c, t, 8 h', 8 w'); first_frame and groups as in `Encoder`."""
 
     def __init__(
-        self, config: BackboneConfig, patch_size: int, first_frame: bool, groups: bool, channels: int = PIXEL_CHANNELS
+        self,
+        config: BackboneConfig,
+        patch_size: int,
+        first_frame: bool,
+        groups: bool,
+        channels: int = PIXEL_CHANNELS,
+        overlapping: bool = False,
     ) -> None:
         super().__init__()
         self.widths = [config.low_width, config.high_width]
@@ -66,9 +76,11 @@ class Decoder(nn.Module):
         self.low_blocks = BlockStack(config.low_width, config.separate_blocks, temporal=groups)
         self.high_blocks = BlockStack(config.high_width, config.separate_blocks, temporal=groups)
         if first_frame:
-            self.image_head = PatchHead(SPATIAL_NUM_BANDS, (1, patch_size, patch_size), config, channels)
+            patch = (1, patch_size, patch_size)
+            self.image_head = PatchHead(SPATIAL_NUM_BANDS, patch, config, channels, overlapping)
         if groups:
-            self.group_head = PatchHead(SPATIOTEMPORAL_NUM_BANDS, (2, patch_size, patch_size), config, channels)
+            patch = (2, patch_size, patch_size)
+            self.group_head = PatchHead(SPATIOTEMPORAL_NUM_BANDS, patch, config, channels, overlapping)
 
     def forward(
         self, features: torch.Tensor, starts_with_image: bool, past: dict[str, Past] | None = None

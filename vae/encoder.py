@@ -9,7 +9,6 @@ from einops import rearrange
 from torch import nn
 
 from vae.blocks import BlockStack, Past
-from vae.choices import check_choices
 from vae.wavelet import (
     SPATIAL_NUM_BANDS,
     SPATIOTEMPORAL_NUM_BANDS,
@@ -29,10 +28,6 @@ class BackboneConfig:
     high_width: int = 384  # channels of the high-frequency path
     separate_blocks: int = 2  # residual blocks in each of the two paths
     fusion_blocks: int = 4  # residual blocks after the paths are joined
-    overlap: str = "none"  # of decoders: none, low or both: paths whose patches reach over half of their neighbours
-
-    def __post_init__(self) -> None:
-        check_choices(self, "backbone", overlap=("none", "low", "both"))
 
     @property
     def width(self) -> int:

@@ -13,7 +13,7 @@ from pipelines.inputs.options.report import ReportSection
 from pipelines.inputs.options.sample import SampleSection
 from pipelines.inputs.options.vae import VaeSection
 from pipelines.inputs.options.weights import WeightsSection
-from pipelines.run.folder import RunConfig
+from pipelines.run.run_config import RunConfig
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def _watch(name: str, helper: _Helper, is_over: threading.Event) -> None:
         os._exit(1)
 
 
-def _last_words(helpers: list[_Helper], seconds: float = 2.0) -> str:
+def _last_words(helpers: list[_Helper], seconds: float = 10.0) -> str:
     """What the first one that failed said at last; empty where none did."""
     for process, words in helpers:
         try:

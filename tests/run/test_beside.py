@@ -12,7 +12,7 @@ SCRIPT = """
 import os, sys, time
 from dataclasses import dataclass, field
 from pathlib import Path
-from pipelines.run.folder import RunConfig
+from pipelines.run.run_config import RunConfig
 from pipelines.run.ranks import average, connect
 from pipelines.run.stage import main
 import torch

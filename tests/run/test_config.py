@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.run.config import describe_options, field_comments, load_config, to_dict, to_yaml
-from pipelines.run.folder import RunConfig
+from pipelines.run.run_config import RunConfig
 from pipelines.run.stage import main
 from pipelines.run.task import LoopConfig, may_change
 

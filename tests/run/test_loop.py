@@ -17,10 +17,11 @@ from toy_task import Regressor, ToyConfig, ToyExperiment, ToyTask, run_toy
 from pipelines.run import update
 from pipelines.run.checkpoint import load_latest, load_step
 from pipelines.run.ema_snapshots import SnapshotLoopConfig
-from pipelines.run.folder import RunConfig, StageFolder
+from pipelines.run.folder import StageFolder
 from pipelines.run.learning_rate import learning_rate
 from pipelines.run.loop import train
 from pipelines.run.random_keys import Draws, key
+from pipelines.run.run_config import RunConfig
 from pipelines.run.stage import select
 from pipelines.run.task import LoopConfig, may_change
 from pipelines.run.training_state import TrainingState

@@ -11,8 +11,9 @@ from toy_task import Regressor, ToyConfig, ToyExperiment, run_toy
 from pipelines.inputs.models import resolve_model
 from pipelines.run.checkpoint import load_latest, load_step, save_checkpoint
 from pipelines.run.ema_snapshots import SnapshotLoopConfig, averaged_weights
-from pipelines.run.folder import RunConfig, StageFolder, write_json
+from pipelines.run.folder import StageFolder, write_json
 from pipelines.run.manifest import MANIFEST, find_fault, listed_files, write_manifest
+from pipelines.run.run_config import RunConfig
 from pipelines.run.stage import main
 from pipelines.run.training_state import bytes_of_checkpoint, bytes_on_disk
 

@@ -12,7 +12,7 @@ from pipelines.data.synthetic import MovingShapesConfig
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.index import open_index
 from pipelines.prepare_data import describe_index, run
-from pipelines.run.folder import RunConfig
+from pipelines.run.run_config import RunConfig
 
 SHAPES = MovingShapesConfig(resolution=32, num_frames=6, train_per_class=2, validation_per_class=1)
 

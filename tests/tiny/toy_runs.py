@@ -7,7 +7,8 @@ from toy_task import ToyConfig, ToyExperiment
 
 from pipelines.run.checkpoint import load_latest
 from pipelines.run.ema_snapshots import SnapshotLoopConfig
-from pipelines.run.folder import RunConfig, read_jsonl
+from pipelines.run.folder import read_jsonl
+from pipelines.run.run_config import RunConfig
 
 LOOP = SnapshotLoopConfig(steps=12, lr=0.01, log_every=1, checkpoint_every=5, validate_every=4)
 TIMES = ("steps_per_second",)

@@ -14,10 +14,11 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 
 from pipelines.run.ema_snapshots import SnapshotLoopConfig
-from pipelines.run.folder import RunConfig, StageFolder
+from pipelines.run.folder import StageFolder
 from pipelines.run.loop import train
 from pipelines.run.random_keys import Draws, key
 from pipelines.run.ranks import connect
+from pipelines.run.run_config import RunConfig
 from pipelines.run.stage import main, select
 from pipelines.run.task import may_change
 

@@ -32,6 +32,7 @@ class PlainVaeConfig:
     patch_size: int = 4  # patch height and width after the wavelet; 4 gives 1/8 of the pixels
     latent_channels: int = 16  # channels of the latent
     bottleneck: str = "compressed_sensing"  # compressed_sensing (LeanVAE's ISTA) or linear
+    overlapping_patches: bool = False  # the low bands of decoded patches reach over half of their neighbours: no grid
 
     def __post_init__(self) -> None:
         check_choices(self, "vae.plain_vae", bottleneck=BOTTLENECKS)
@@ -54,7 +55,13 @@ class PlainVAE(VideoAutoencoder):
         self.measurement = Measurement(config.encoder.width, width, config.latent_channels)
         self.projection = nn.Linear(config.latent_channels, width, bias=False)
         self.recovery = build_recovery(config.bottleneck, width)
-        self.decoder = Decoder(config.decoder, config.patch_size, first_frame=True, groups=True)
+        self.decoder = Decoder(
+            config.decoder,
+            config.patch_size,
+            first_frame=True,
+            groups=True,
+            overlapping=config.overlapping_patches,
+        )
 
     def latent_shapes(self, clip_shape: tuple[int, int, int]) -> dict[str, tuple[int, int, int, int]]:
         """(t, h, w) of a clip -> {"video": (c, t', h', w')}."""
