@@ -2,6 +2,7 @@
 gradients over them, bucket by bucket, while the backward pass still computes others.
 """
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -12,6 +13,10 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.run.task import TrainingTask
+
+# torch 2.15 has another name for it
+_KNOWN = inspect.signature(DistributedDataParallel.__init__).parameters
+_SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _KNOWN else "broadcast_buffers"
 
 
 class PlayerLoss(torch.nn.Module):
@@ -46,9 +51,8 @@ class PlayerLosses:
         if name not in self._parallel or self._parallel[name][0] != trained:  # a phase that freezes other parts
             self._parallel.pop(name, None)
             # all processes hold the same weights already; buffers are constants
-            parallel = DistributedDataParallel(
-                PlayerLoss(self._task, name), init_sync=False, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            options: dict[str, Any] = {"init_sync": False, "gradient_as_bucket_view": True, _SYNC_BUFFERS: False}
+            parallel = DistributedDataParallel(PlayerLoss(self._task, name), **options)
             self._parallel[name] = trained, parallel
         return self._parallel[name][1]
 

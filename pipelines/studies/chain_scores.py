@@ -1,12 +1,14 @@
 """The whole chain with one file of options, its scores and the time of its stages: the pages demo and actions64."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from pipelines import chain
 from pipelines.inputs.run_paths import run_path
-from pipelines.run.stage import run_stage
+from pipelines.run.config import to_yaml
+from pipelines.studies.code_hash import REPOSITORY
 from pipelines.studies.experiments import CHAIN_CODE, load_experiment
 from pipelines.studies.result_rows import Rows, markdown_table, round_floats
 from pipelines.studies.study import Case, Measured, Study, StudySection
@@ -21,8 +23,12 @@ def chain_study(name: str, config: str, clips: Callable[[StudySection], list[str
     def measure(options: StudySection, work: Path, waiting: Sequence[Case]) -> Iterator[Measured]:
         for case in waiting:
             experiment = load_experiment(options, work, "chain", [config, *clips(options)])
-            run_stage(chain.STAGE, chain.run, experiment)
             folder = run_path(experiment)
+            resolved = work / "chain.yaml"
+            resolved.parent.mkdir(parents=True, exist_ok=True)
+            resolved.write_text(to_yaml(experiment))
+            # as a user calls it: with the processes that the configuration asks for
+            subprocess.run([sys.executable, str(REPOSITORY / "pipelines" / "chain.py"), str(resolved)], check=True)
             summary = json.loads((folder / "report" / "summary.json").read_text())
             provenance = json.loads((folder / "train_vae" / "provenance.json").read_text())
             yield Measured(case, round_floats(summary), provenance["git_commit"])
