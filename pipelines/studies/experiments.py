@@ -36,6 +36,7 @@ TINY = (
     *("latte.loop.global_batch_size=2", "sample.per_class=2", "sample.steps=1"),
     *("motion.loop.log_every=1", "vae.loop.log_every=1", "latte.loop.log_every=1"),
     *("evaluate.num_videos=2", "evaluate.classifier_seeds=1", "evaluate.classifier_steps=2", "evaluate.proxy_clips=4"),
+    *("evaluate.judged_videos=4", "evaluate.two_sample_seeds=1", "evaluate.two_sample_steps=2"),
     *("evaluate.reconstruction_clips=2", "evaluate.classifier_clips=8", "weights.folder=no-weights-here"),
 )
 
