@@ -62,17 +62,15 @@ LOOKS = {
         codec="mpeg4",
     ),
 }
-# Of the plain look, as 0xRRGGBB: the top and the bottom of a background; a body and the pale tone that it runs into.
-BACKGROUNDS = ((0x9CC9E8, 0xE3F1F8), (0xF0DDB0, 0xD9B98A), (0xB9DCC0, 0x7FB69A), (0x5A6480, 0x2F3650))
-BODIES = (
-    (0xD93636, 0xF9C2B4),
-    (0xF08A24, 0xFDE3B3),
-    (0x2FA84F, 0xCDF2C4),
-    (0x2E6FD9, 0xC6E0FF),
-    (0x8E44C9, 0xE9CDF7),
-    (0x303030, 0xF5F5F5),
-)
-COLOURS = {"background": len(BACKGROUNDS), "body": len(BODIES)}
+# Of the plain look, as 0xRRGGBB: the top and the bottom of a background; of every shape its own colour and the pale
+# tone that it runs into, which no background comes near.
+BACKGROUNDS = ((0x6FA8D6, 0xA9CDE8), (0xD9B98A, 0xB98F5E), (0x7FB69A, 0x4F8A6E), (0x5A6480, 0x2F3650))
+BODIES = {
+    "square": (0x2450C0, 0xD2E2FF),
+    "triangle": (0x7E35B8, 0xEFD8FB),
+    "star": (0xF5A623, 0xFFF3CF),
+    "heart": (0xD93636, 0xFCD3CA),
+}
 
 
 @dataclass(frozen=True)
@@ -107,12 +105,12 @@ def draw_scene(look: Look, random: np.random.Generator) -> Scene:
     )
 
 
-def plain_paint(background: int, body: int, resolution: int) -> Paint:
-    """Colours number `background` of BACKGROUNDS, a vertical gradient, and number `body` of BODIES."""
+def plain_paint(background: int, shape: str, resolution: int) -> Paint:
+    """Number `background` of BACKGROUNDS, a vertical gradient, and the colours of a shape."""
     top, bottom = (_rgb(colour) for colour in BACKGROUNDS[background])
     down = ((np.arange(resolution, dtype=np.float32) + 0.5) / resolution)[:, None, None]
     picture = np.broadcast_to(top + (bottom - top) * down, (resolution, resolution, 3)).astype(np.float32)
-    own, second = (_rgb(colour) for colour in BODIES[body])
+    own, second = (_rgb(colour) for colour in BODIES[shape])
     return Paint(picture, own, second, LOOKS["plain"].sizes)
 
 
@@ -213,8 +211,8 @@ def _write_clip(folder: Path, path: str, motion: str, number: int, config: Movin
     random, look = np.random.default_rng(int.from_bytes(key, "big")), LOOKS[config.look]
     scene, colours = draw_scene(look, random), dict[str, int]()
     if config.look == "plain":
-        colours = {name: int(random.integers(count)) for name, count in COLOURS.items()}
-        paint = plain_paint(**colours, resolution=config.resolution)
+        colours = {"background": int(random.integers(len(BACKGROUNDS)))}
+        paint = plain_paint(**colours, shape=scene.shape, resolution=config.resolution)
     else:
         paint = textured_paint(random, config.resolution)
     video_uint8 = render(scene, motion, config.num_frames, paint)

@@ -104,7 +104,7 @@ def test_killed_generation_is_redone_and_finished_one_is_kept(tiny_set, tmp_path
 def test_first_frame_is_the_same_picture_for_every_class(look: str) -> None:
     """Given scene and colours, which are drawn without looking at the class."""
     scene = draw_scene(LOOKS[look], np.random.default_rng(3))
-    paint = plain_paint(1, 2, 32) if look == "plain" else textured_paint(np.random.default_rng(1), 32)
+    paint = plain_paint(1, "star", 32) if look == "plain" else textured_paint(np.random.default_rng(1), 32)
     pictures = [render(scene, motion, 1, paint)[0] for motion in LOOKS[look].motions]
     assert all(np.array_equal(picture, pictures[0]) for picture in pictures)
 
@@ -258,13 +258,13 @@ def test_factors_draw_every_file_again_to_the_level(tmp_path) -> None:
     assert {line["path"] for line in lines} == {str(path.relative_to(folder)) for path in folder.rglob("*.avi")}
     for line in lines:
         path, motion, background = (line.pop(name) for name in ("path", "motion", "background"))
-        paint = plain_paint(background, line.pop("body"), 32)
+        paint = plain_paint(background, line["shape"], 32)
         assert np.array_equal(read_video(folder / path).numpy(), render(Scene(**line), motion, 5, paint)), path
 
 
 def test_colours_are_shares_of_body_second_and_background() -> None:
     """What is drawn is linear in its colours, and nothing is outside 0 and 1."""
-    scene, paint = draw_scene(PLAIN, np.random.default_rng(5)), plain_paint(1, 2, 64)
+    scene, paint = draw_scene(PLAIN, np.random.default_rng(5)), plain_paint(1, "star", 64)
     seen = shares(Places.of([scene], ["Pulse"]), torch.arange(33.0), 64, PLAIN.sizes)[0].numpy()
     assert seen.min() >= 0 and seen.sum(axis=-1).max() <= 1 + 1e-6
     expected = seen @ np.stack([paint.body, paint.second]) + (1 - seen.sum(axis=-1))[..., None] * paint.background
@@ -272,7 +272,7 @@ def test_colours_are_shares_of_body_second_and_background() -> None:
 
 
 def test_the_plain_look_has_few_colours_and_the_textured_one_many(tmp_path) -> None:
-    assert (len(BACKGROUNDS), len(BODIES)) == (4, 6)
+    assert (len(BACKGROUNDS), tuple(BODIES)) == (4, PLAIN.shapes)
     for look, codec in (("plain", "ffv1"), ("textured", "mpeg4")):
         write_moving_shapes(tmp_path / look, replace(TINY, look=look, train_per_class=1, validation_per_class=1))
         content = (tmp_path / look / LOOKS[look].motions[6] / f"v_{LOOKS[look].motions[6]}_g01_c01.avi").read_bytes()

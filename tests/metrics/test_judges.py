@@ -15,14 +15,14 @@ from pipelines.metrics.two_sample import two_sample_accuracy
 from pipelines.parts.evaluate.scene_reader import read_scenes
 
 
-def drawn(count: int, first_seed: int = 0) -> tuple[Tensor, list[tuple[str, str, int, int]]]:
-    """Clips (n, 17, 64, 64, 3) uint8 of the plain look, and shape, motion, background and body of each."""
+def drawn(count: int, first_seed: int = 0) -> tuple[Tensor, list[tuple[str, str, int]]]:
+    """Clips (n, 17, 64, 64, 3) uint8 of the plain look, and shape, motion and background of each."""
     clips, shown = [], []
     for seed in range(first_seed, first_seed + count):
         random, motion = np.random.default_rng(seed), LOOKS["plain"].motions[seed % 8]
-        scene, colours = draw_scene(LOOKS["plain"], random), (int(random.integers(4)), int(random.integers(6)))
-        clips.append(torch.from_numpy(render(scene, motion, 17, plain_paint(*colours, resolution=64))))
-        shown.append((scene.shape, motion, *colours))
+        scene, background = draw_scene(LOOKS["plain"], random), int(random.integers(4))
+        clips.append(torch.from_numpy(render(scene, motion, 17, plain_paint(background, scene.shape, 64))))
+        shown.append((scene.shape, motion, background))
     return torch.stack(clips), shown
 
 
@@ -50,7 +50,7 @@ def test_scenes_are_read_as_they_were_drawn() -> None:
     clips, shown = drawn(16)
     found = read_scenes(clips)
     names = list(SHAPES)
-    columns = (found.places.shape.tolist(), found.motions, found.background.tolist(), found.body.tolist())
+    columns = (found.places.shape.tolist(), found.motions, found.background.tolist())
     read = [(names[shape], *rest) for shape, *rest in zip(*columns, strict=True)]
     assert read == shown
     assert found.fidelity.min() > 30
@@ -60,7 +60,7 @@ def test_a_mosaic_is_no_scene_and_noise_hides_none() -> None:
     clips, shown = drawn(8)
     noise = 12 * torch.randn(clips.shape, generator=torch.Generator().manual_seed(0))
     noisy = read_scenes((clips.float() + noise).round().clamp(0, 255).byte())
-    assert noisy.motions == [motion for _, motion, _, _ in shown]
+    assert noisy.motions == [motion for _, motion, _ in shown]
     assert noisy.fidelity.median() < read_scenes(clips).fidelity.median() - 15
     assert read_scenes(mosaic(clips, 0.25)).fidelity.median() < noisy.fidelity.median() - 3
 
@@ -115,7 +115,7 @@ def test_an_empty_background_is_no_scene() -> None:
     """Nearly right everywhere, but there is nothing."""
     clips, _ = drawn(8)
     empty = clips.clone()
-    for clip, (_, _, background, body) in zip(empty, drawn(8)[1], strict=True):
-        clip[:] = torch.from_numpy(plain_paint(background, body, 64).background * 255).round().byte()
+    for clip, (shape, _, background) in zip(empty, drawn(8)[1], strict=True):
+        clip[:] = torch.from_numpy(plain_paint(background, shape, 64).background * 255).round().byte()
     found = read_scenes(empty)
     assert found.fidelity.max() < 1, found.fidelity

@@ -14,7 +14,7 @@ from einops import einsum, rearrange, repeat
 from torch import Tensor
 
 from pipelines.data.shape_drawing import MOTIONS, Places, Scene, goes_to_and_fro, rate_name, shares
-from pipelines.data.synthetic import COLOURS, LOOKS, plain_paint
+from pipelines.data.synthetic import BACKGROUNDS, LOOKS, plain_paint
 
 LOOK = LOOKS["plain"]
 BANK_SIZE, NUM_KEYS = 16, 9  # pixels of the drawings in the bank; frames that are looked at, an odd number
@@ -34,7 +34,6 @@ class Readings:
 
     places: Places  # at the middle frame
     background: Tensor  # (n,) int64, position in BACKGROUNDS
-    body: Tensor  # (n,) int64, position in BODIES
     fidelity: Tensor  # (n,) dB: energy of the drawn shape over that of all differences to it; 0 where there is none
 
     @property
@@ -50,16 +49,16 @@ def read_scenes(video_uint8: Tensor) -> Readings:
     columns = zip(*(vars(one.places).values() for one in found), strict=True)
     return Readings(
         Places(*(torch.cat(column) for column in columns)),
-        *(torch.cat([getattr(one, name) for one in found]) for name in ("background", "body", "fidelity")),
+        *(torch.cat([getattr(one, name) for one in found]) for name in ("background", "fidelity")),
     )
 
 
-def draw(places: Places, background: Tensor, body: Tensor, times: Tensor, resolution: int, softness: float) -> Tensor:
+def draw(places: Places, background: Tensor, times: Tensor, resolution: int, softness: float) -> Tensor:
     """Scenes in their colours, (n, t, h, w, 3) in [0, 1]."""
     behind, colours = _palette(resolution)
     behind = rearrange(behind[background], "n h w c -> n 1 h w c")
     seen = shares(places, times, resolution, LOOK.sizes, softness)
-    own = rearrange(colours[body], "n two c -> n 1 1 1 two c")
+    own = rearrange(colours[places.shape], "n two c -> n 1 1 1 two c")
     return behind + (seen[..., None] * (own - behind[..., None, :])).sum(dim=-2)
 
 
@@ -74,33 +73,35 @@ def _read(video_uint8: Tensor) -> Readings:
     errors = (keys[:, None] - _palette(resolution)[0][:, None]).abs().mean(dim=-1)  # (n, backgrounds, k, h, w)
     background = errors.flatten(2).median(dim=2).values.argmin(dim=1)  # a shape covers less than half
     small = _shrink(keys, SEARCH_SIZE)
-    places, body = _starts(_shrink(keys, BANK_SIZE), background)
+    places = _starts(_shrink(keys, BANK_SIZE), background)
     small, few = small[:, ::2], times[::2]  # enough for a search
-    places, body = _candidates(places, body, background, small, few)  # (n s m,)
+    places = _candidates(places, background, small, few)  # (n s m,)
     for name, each in ((None, MOTIONS_EACH), ("angle", 1), ("size_phase", STARTS)):
-        many = repeat(background, "n -> (n c)", c=len(body) // num_clips)
-        targets = repeat(small, "n k h w rgb -> (n c) k h w rgb", c=len(body) // num_clips)
+        count = len(places.x) // num_clips
+        many = repeat(background, "n -> (n c)", c=count)
+        targets = repeat(small, "n k h w rgb -> (n c) k h w rgb", c=count)
         if name is None:
-            places, error = _fit(places, many, body, targets, few, softness=2.0)
+            places, error = _fit(places, many, targets, few, softness=2.0)
         else:
-            places, error = _swept(places, name, many, body, targets, few, softness=2.0)
+            places, error = _swept(places, name, many, targets, few, softness=2.0)
         best = rearrange(error, "(n c) -> n c", c=each).argmin(dim=1)
         best += torch.arange(len(best)) * each
-        places, body = places[best], body[best]
-    places, _ = _fit(places, background, body, keys, times, softness=1.5)
-    drawn = draw(places, background, body, all_times, resolution, 1.0)
+        places = places[best]
+    places, _ = _fit(places, background, keys, times, softness=1.5)
+    drawn = draw(places, background, all_times, resolution, 1.0)
     behind = rearrange(_palette(resolution)[0][background], "n h w c -> n 1 h w c")
     # beside the shape's own energy: an empty background is no good picture of a small or a pale shape
     energy, error = ((drawn - other).square().flatten(1).sum(dim=1) for other in (behind, video))
-    return Readings(places, background, body, 10 * torch.log10(energy.clamp(min=1e-6) / error.clamp(min=1e-6)))
+    return Readings(places, background, 10 * torch.log10(energy.clamp(min=1e-6) / error.clamp(min=1e-6)))
 
 
 @lru_cache
 def _palette(resolution: int) -> tuple[Tensor, Tensor]:
-    """Backgrounds (b, h, w, 3) and pairs of colours (k, 2, 3), in [0, 1]."""
-    backgrounds = [plain_paint(number, 0, resolution).background for number in range(COLOURS["background"])]
-    bodies = [plain_paint(0, number, resolution) for number in range(COLOURS["body"])]
-    pairs = [torch.stack([torch.from_numpy(paint.body), torch.from_numpy(paint.second)]) for paint in bodies]
+    """Backgrounds (b, h, w, 3) and the pairs of colours of the shapes (s, 2, 3), in [0, 1]."""
+    some = LOOK.shapes[0]
+    backgrounds = [plain_paint(number, some, resolution).background for number in range(len(BACKGROUNDS))]
+    paints = [plain_paint(0, shape, resolution) for shape in LOOK.shapes]  # the first of SHAPES, in their order
+    pairs = [torch.stack([torch.from_numpy(paint.body), torch.from_numpy(paint.second)]) for paint in paints]
     return torch.stack([torch.from_numpy(one) for one in backgrounds]), torch.stack(pairs)
 
 
@@ -131,47 +132,47 @@ def _bank() -> tuple[Places, Tensor, Tensor]:
     return places, torch.fft.rfft2(seen), einsum(seen, seen, "m i h w, m j h w -> m i j")
 
 
-def _starts(keys: Tensor, background: Tensor) -> tuple[Places, Tensor]:
-    """Pairs of shape and body that fit all frames of each clip best, and how they stand in the middle one.
+def _starts(keys: Tensor, background: Tensor) -> Places:
+    """The shapes that fit all frames of each clip best, and how they stand in the middle one.
 
-    The best pair; the same turned round, for one of its colours may be hard to see on the background; the second best.
-    keys: (n, k, 16, 16, 3). Returns places (n s,), without a motion, and bodies (n s,).
+    The best shape; the same turned round, for one of its colours may be hard to see on the background; the second best.
+    keys: (n, k, 16, 16, 3). Returns places (n s,), without a motion.
     """
     bank, transforms, products = _bank()
     behind, colours = _palette(BANK_SIZE)
     differences = torch.fft.rfft2(rearrange(keys - behind[background][:, None], "n k h w c -> n k c h w"))
     num_shapes, middle = len(LOOK.shapes), keys.shape[1] // 2
-    found, bodies, moves = [], [], []
+    transforms, products = (  # the bank is sorted by shape
+        rearrange(one, "(shape m) ... -> shape m ...", shape=num_shapes) for one in (transforms, products)
+    )
+    found, moves = [], []
     for one, number in zip(differences, background.tolist(), strict=True):
-        weights = colours - behind[number].mean(dim=(0, 1))  # (b, 2, 3): as if the background had one colour
-        painted = einsum(weights.to(one.dtype), one, "b two c, k c h w -> b k two h w")
+        weights = colours - behind[number].mean(dim=(0, 1))  # (s, 2, 3): as if the background had one colour
+        painted = einsum(weights.to(one.dtype), one, "s two c, k c h w -> s k two h w")
         overlap = torch.fft.irfft2(
-            einsum(painted, transforms.conj(), "b k two h w, m two h w -> b k m h w"), s=(BANK_SIZE, BANK_SIZE)
+            einsum(painted, transforms.conj(), "s k two h w, s m two h w -> s k m h w"), s=(BANK_SIZE, BANK_SIZE)
         )
-        best, move = overlap.flatten(3).max(dim=3)  # (b, k, m) over all places
-        energy = einsum(weights, weights, products, "b i c, b j c, m i j -> b m")
-        error = rearrange(energy[:, None] - 2 * best, "b k (shape m) -> b k shape m", shape=num_shapes)
-        pairs = error.amin(dim=3).sum(dim=1).flatten().argsort()[:2]  # of body and shape
-        body, shape = pairs // num_shapes, pairs % num_shapes
-        of_angle = rearrange(error[body, middle, shape], "s (angle phase) -> s angle phase", phase=PHASES)
+        best, move = overlap.flatten(3).max(dim=3)  # (s, k, m) over all places
+        energy = einsum(weights, weights, products, "s i c, s j c, s m i j -> s m")
+        error = energy[:, None] - 2 * best  # (s, k, m)
+        shape = error.amin(dim=2).sum(dim=1).argsort()[:2]
+        of_angle = rearrange(error[shape, middle], "s (angle phase) -> s angle phase", phase=PHASES)
         offset = of_angle.amin(dim=2).argmin(dim=1)[:, None] - torch.arange(ANGLES)
         is_near = (offset % ANGLES).minimum(-offset % ANGLES) < ANGLES // 4  # (s, angle)
         turned = of_angle.masked_fill(is_near[..., None], torch.inf)
         entry = torch.stack([of_angle.flatten(1).argmin(dim=1), turned.flatten(1).argmin(dim=1)])  # (2, s)
-        entry = (entry + shape * error.shape[3])[[0, 1, 0], [0, 0, 1]]
-        body = body[[0, 0, 1]]
-        found.append(entry)
-        bodies.append(body)
-        moves.append(move[body, middle, entry])
+        entry, shape = entry[[0, 1, 0], [0, 0, 1]], shape[[0, 0, 1]]
+        found.append(entry + shape * error.shape[2])
+        moves.append(move[shape, middle, entry])
     places, moved = bank[torch.cat(found)], torch.cat(moves)
     down, across = (moved // BANK_SIZE) / BANK_SIZE, (moved % BANK_SIZE) / BANK_SIZE
-    return replace(places, x=(places.x + across) % 1, y=(places.y + down) % 1), torch.cat(bodies)
+    return replace(places, x=(places.x + across) % 1, y=(places.y + down) % 1)
 
 
-def _candidates(places: Places, body: Tensor, background: Tensor, keys: Tensor, times: Tensor) -> tuple[Places, Tensor]:
+def _candidates(places: Places, background: Tensor, keys: Tensor, times: Tensor) -> Places:
     """The motions through each start that are nearest to its clip, of different classes or directions.
 
-    places, body: (n s,). keys: (n, k, h, w, 3). Returns places and bodies (n c,).
+    places: (n s,). keys: (n, k, h, w, 3). Returns places (n c,).
     """
     ranges, ways = _rate_ranges().tolist(), []
     for motion in LOOK.motions:
@@ -180,15 +181,14 @@ def _candidates(places: Places, body: Tensor, background: Tensor, keys: Tensor, 
         for sign in (1, -1) if goes_to_and_fro(motion) else (1,):
             ways += [(number, sign * (low + share * (high - low))) for share in RATES]
     numbers, rates = (torch.tensor(column) for column in zip(*ways, strict=True))
-    num_ways, resolution, num_starts = len(ways), keys.shape[2], len(body) // len(keys)
-    tried = places[torch.arange(len(body)).repeat_interleave(num_ways)]
-    tried = replace(tried, motion=numbers.repeat(len(body)), rate=rates.repeat(len(body)))
-    tried_body = body.repeat_interleave(num_ways)
-    of_clip = torch.arange(len(keys)).repeat_interleave(num_starts * num_ways)
+    num_ways, resolution, count = len(ways), keys.shape[2], len(places.x)
+    tried = places[torch.arange(count).repeat_interleave(num_ways)]
+    tried = replace(tried, motion=numbers.repeat(count), rate=rates.repeat(count))
+    of_clip = torch.arange(len(keys)).repeat_interleave(count // len(keys) * num_ways)
     error = torch.cat(
         [
             (
-                draw(tried[rows], background[of_clip[rows]], tried_body[rows], times, resolution, 2.0)
+                draw(tried[rows], background[of_clip[rows]], times, resolution, 2.0)
                 - keys[of_clip[rows]]
             )
             .square()
@@ -198,15 +198,14 @@ def _candidates(places: Places, body: Tensor, background: Tensor, keys: Tensor, 
         ]
     )
     # of the rates of one motion and direction only the best
-    least, rate = rearrange(error, "(s g r) -> s g r", s=len(body), r=len(RATES)).min(dim=2)
+    least, rate = rearrange(error, "(s g r) -> s g r", s=count, r=len(RATES)).min(dim=2)
     chosen = least.argsort(dim=1)[:, :MOTIONS_EACH]  # (s, c)
-    rows = torch.arange(len(body))[:, None] * num_ways + chosen * len(RATES) + rate.gather(1, chosen)
-    rows = rows.flatten()
-    return tried[rows], tried_body[rows]
+    rows = torch.arange(count)[:, None] * num_ways + chosen * len(RATES) + rate.gather(1, chosen)
+    return tried[rows.flatten()]
 
 
 def _swept(
-    places: Places, name: str, background: Tensor, body: Tensor, keys: Tensor, times: Tensor, softness: float
+    places: Places, name: str, background: Tensor, keys: Tensor, times: Tensor, softness: float
 ) -> tuple[Places, Tensor]:
     """Each shape at the best of many angles or sizes, with the error there: least squares may have stopped at a star
     that is off by an arm."""
@@ -215,14 +214,14 @@ def _swept(
     best, least = now, torch.full_like(now, torch.inf)
     for number in range(count):
         value = (now + period * number / count) % period
-        drawn = draw(replace(places, **{name: value}), background, body, times, keys.shape[2], softness)
+        drawn = draw(replace(places, **{name: value}), background, times, keys.shape[2], softness)
         error = (drawn - keys).square().flatten(1).mean(dim=1)
         best, least = torch.where(error < least, value, best), torch.minimum(error, least)
     return replace(places, **{name: best}), least
 
 
 def _fit(
-    places: Places, background: Tensor, body: Tensor, keys: Tensor, times: Tensor, softness: float
+    places: Places, background: Tensor, keys: Tensor, times: Tensor, softness: float
 ) -> tuple[Places, Tensor]:
     """Levenberg-Marquardt on place, angle, size and rate; each clip keeps its own damping. Also the errors (n,)."""
     resolution, ranges = keys.shape[2], _rate_ranges()[places.motion]
@@ -233,7 +232,7 @@ def _fit(
 
     def drawn(values: Tensor) -> Tensor:
         at = replace(places, **dict(zip(names, values.unbind(dim=1), strict=True)))
-        return draw(at, background, body, times, resolution, softness).flatten(1)
+        return draw(at, background, times, resolution, softness).flatten(1)
 
     target, values = keys.flatten(1), torch.stack([getattr(places, name) for name in names], dim=1)
     picture = drawn(values)
