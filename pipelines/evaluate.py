@@ -86,11 +86,14 @@ def used_weights(done: Mapping[str, Any]) -> Mapping[str, str]:
 def score_samples(evaluation: Evaluation, is_main: bool) -> dict[str, Any]:
     """{name: value, name_record: what defines it} of generated videos.
 
-    All processes share the features of the first three; what needs no features is left to the main one.
+    All processes share the work of the first four; the rest is left to the main one. Classifiers are trained where the
+    judges have not read the classes.
     """
-    scores = score_frechet(evaluation) | score_frames(evaluation) | score_proxies(evaluation)
+    scores = score_frechet(evaluation) | score_frames(evaluation) | score_proxies(evaluation) | score_judges(evaluation)
     if is_main:
-        scores |= score_videos(evaluation) | score_judges(evaluation) | score_classes(evaluation)
+        scores |= score_videos(evaluation)
+        if "class_accuracy" not in scores:
+            scores |= score_classes(evaluation)
     return scores
 
 

@@ -45,7 +45,8 @@ class Metric:
         """
         record = values.get(f"{self.name}_record") or {}
         try:
-            return self.compared_by.format_map({**options, **values, "record": record})
+            template = ITS_RECORD if "id" in record else self.compared_by
+            return template.format_map({**options, **values, "record": record})
         except KeyError as error:
             reason = f"{self.name} has no {error} by which it is compared"
             raise ValueError(f"{reason}: it was written by another version, call evaluate.py again") from error

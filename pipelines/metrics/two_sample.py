@@ -72,20 +72,24 @@ def two_sample_accuracy(
 
     generated, real: (n, t, h, w, 3) uint8, equally many and at least 4, of one shape, 32 x 32 or larger.
     """
+    return fmean(accuracy_in_fold(generated, real, seed, fold, steps, device) for fold in range(FOLDS))
+
+
+def accuracy_in_fold(
+    generated: Tensor, real: Tensor, seed: int, fold: int, steps: int, device: torch.device | str = "cpu"
+) -> float:
+    """The part of `two_sample_accuracy` that one network says: on every `FOLDS`th video of a shuffled order."""
     if generated.shape != real.shape or len(real) < 2 * FOLDS:
         raise ValueError(
             f"two-sample accuracy compares equally many clips of one shape, at least {2 * FOLDS} of each, got "
             f"{tuple(generated.shape)} and {tuple(real.shape)}"
         )
     order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
-    right = []
-    for fold in range(FOLDS):
-        tested = order[fold::FOLDS]
-        learned = torch.cat([order[other::FOLDS] for other in range(FOLDS) if other != fold])
-        network = fit(generated[learned], real[learned], seed * FOLDS + fold, steps, device)
-        fake_logits, real_logits = (judge(network, clips[tested]) for clips in (generated, real))
-        right += [*(fake_logits > 0).tolist(), *(real_logits <= 0).tolist()]
-    return fmean(right)
+    tested = order[fold::FOLDS]
+    learned = torch.cat([order[other::FOLDS] for other in range(FOLDS) if other != fold])
+    network = fit(generated[learned], real[learned], seed * FOLDS + fold, steps, device)
+    fake_logits, real_logits = (judge(network, clips[tested]) for clips in (generated, real))
+    return fmean([*(fake_logits > 0).tolist(), *(real_logits <= 0).tolist()])
 
 
 def fit(generated: Tensor, real: Tensor, seed: int, steps: int, device: torch.device | str) -> PatchDiscriminator:

@@ -2,9 +2,9 @@
 
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -12,6 +12,7 @@ from accelerate import PartialState
 
 # rank 0 validates and saves alone while the others wait
 LONGEST_WAIT = timedelta(hours=6)
+Result = TypeVar("Result")
 
 
 def num_started() -> int:
@@ -91,3 +92,13 @@ def broadcast(tensors: Iterable[torch.Tensor]) -> None:
     if dist.is_initialized():
         for tensor in tensors:
             dist.broadcast(tensor, 0)
+
+
+def shared(jobs: Sequence[Callable[[], Result]]) -> list[Result]:
+    """What every job gives, in their order: each process does some of them, and has the results of all."""
+    if not dist.is_initialized():
+        return [job() for job in jobs]
+    rank, count = dist.get_rank(), dist.get_world_size()
+    results: list[list[Result]] = [[] for _ in range(count)]
+    dist.all_gather_object(results, [job() for job in jobs[rank::count]], group=processors())
+    return [results[number % count][number // count] for number in range(len(jobs))]

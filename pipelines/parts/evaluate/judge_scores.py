@@ -1,7 +1,8 @@
 """Judges that see what class accuracy does not: a network that tells samples from real clips, and the drawn scene."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,10 +16,11 @@ from pipelines.metrics.blockiness import border_ratio
 from pipelines.metrics.clip_set import ClipSet
 from pipelines.metrics.fvd import over_sets
 from pipelines.metrics.scene_fidelity import accepted
-from pipelines.metrics.two_sample import PATCH, two_sample_accuracy
+from pipelines.metrics.two_sample import FOLDS, PATCH, accuracy_in_fold
 from pipelines.parts.evaluate.context import Evaluation
-from pipelines.parts.evaluate.scene_reader import read_scenes
+from pipelines.parts.evaluate.scene_reader import CLIPS_AT_ONCE, Readings, join, read_scenes
 from pipelines.run.hashes import hash_folder
+from pipelines.run.ranks import shared
 from vae.registry import load_autoencoder
 
 BATCH = 16
@@ -31,11 +33,15 @@ class Sides:
     samples: Tensor
     held_out: tuple[Tensor, Tensor]  # decoded by the autoencoder that the samples went through, where it is known
     source: Tensor  # the first of them before that
+    labels: tuple[Tensor, Tensor]  # classes of the samples, and of the first of the held-out sets; -1 = none
     facts: dict[str, Any]
 
 
 def score_judges(evaluation: Evaluation) -> dict[str, Any]:
-    """Two-sample accuracy, blockiness of decoded clips and, of the embedded shapes, fidelity; {} with too few clips."""
+    """Two-sample accuracy, blockiness of decoded clips and, of the embedded shapes, what is read from them.
+
+    {} with too few clips. The processes share the work.
+    """
     sides = choose_sides(evaluation)
     if sides is None:
         return {}
@@ -48,7 +54,7 @@ def score_judges(evaluation: Evaluation) -> dict[str, Any]:
         scores |= tell_apart(evaluation, sides)
     data = evaluation.config.data
     if not data.root and data.shapes.look == "plain" and data.frame_stride == 1:  # rates are known per frame of files
-        scores |= read_fidelity(sides)
+        scores |= read_shapes(sides, evaluation.index.classes)
     return scores
 
 
@@ -60,43 +66,50 @@ def choose_sides(evaluation: Evaluation) -> Sides | None:
     if count < 4 or samples[0].shape[1:] != held_out[0].shape[1:]:
         return None
     num_frames = min(len(samples[0]), len(held_out[0]))
-    source = held_out.thinned(2 * count).stacked()
+    chosen, compared = samples.thinned(count), held_out.thinned(2 * count)
+    source = compared.stacked()
     facts: dict[str, Any] = {"num_videos": count, "num_frames": num_frames, "decoded": False, "autoencoder": None}
     decoded = source
     if evaluation.is_own and evaluation.vae_path:
         facts |= {"decoded": True, "autoencoder": hash_folder(evaluation.vae_path)}
         decoded = decode_again(evaluation, evaluation.vae_path, source)
-    shown = samples.thinned(count).cut(num_frames).stacked()
+    shown = chosen.cut(num_frames).stacked()
     source, decoded = source[:, :num_frames], decoded[:, :num_frames]
     # files are sorted by class: every second one is a set of its own
-    return Sides(shown, (decoded[::2], decoded[1::2]), source[::2], facts | evaluation.facts())
+    labels = chosen.labels, compared.labels[::2]
+    return Sides(shown, (decoded[::2], decoded[1::2]), source[::2], labels, facts | evaluation.facts())
 
 
-@torch.no_grad()
 def decode_again(evaluation: Evaluation, vae_path: Path, video_uint8: Tensor) -> Tensor:
     """(n, t, h, w, 3) uint8 as the cache encodes and sample.py decodes: in their precision, of the mean or a draw."""
     config, device = evaluation.config, evaluation.device
-    vae, decoded = load_autoencoder(vae_path).to(device), torch.empty_like(video_uint8)
-    draws = config.latte.sample_posterior
-    for start in range(0, len(video_uint8), BATCH):
+    vae, draws = load_autoencoder(vae_path).to(device), config.latte.sample_posterior
+
+    @torch.no_grad()
+    def decoded(start: int) -> Tensor:
         batch = to_float(video_uint8[start : start + BATCH]).to(device)
         generators = [torch.Generator().manual_seed(start + row) for row in range(len(batch))] if draws else None
         with autocast(device, config.cache.precision):
             latents = vae.encode(batch, draws, generators).latents
         with autocast(device, config.sample.precision):
             shown = vae.decode(latents, (batch.shape[2], batch.shape[3], batch.shape[4]))
-        decoded[start : start + BATCH] = to_uint8(shown.float().cpu())
-    return decoded
+        return to_uint8(shown.float().cpu())
+
+    return torch.cat(shared([partial(decoded, start) for start in range(0, len(video_uint8), BATCH)]))
 
 
 def tell_apart(evaluation: Evaluation, sides: Sides) -> dict[str, Any]:
     """Two-sample accuracy of the samples, and of two sets of held-out clips; mean over seeds."""
     options, (first, second) = evaluation.config.evaluate, sides.held_out
-    found: dict[str, list[float]] = {"two_sample_accuracy": [], "two_sample_accuracy_real": []}
-    for seed in range(options.two_sample_seeds):
-        fit = (seed, options.two_sample_steps, evaluation.device)
-        found["two_sample_accuracy"].append(two_sample_accuracy(sides.samples, first, *fit))
-        found["two_sample_accuracy_real"].append(two_sample_accuracy(second, first, *fit))
+    shown = {"two_sample_accuracy": sides.samples, "two_sample_accuracy_real": second}
+    jobs: list[Callable[[], float]] = [
+        partial(accuracy_in_fold, clips, first, seed, fold, options.two_sample_steps, evaluation.device)
+        for clips in shown.values()
+        for seed in range(options.two_sample_seeds)
+        for fold in range(FOLDS)
+    ]
+    by_seed = torch.tensor(shared(jobs), dtype=torch.float64).unflatten(0, (len(shown), -1, FOLDS)).mean(dim=2)
+    found = {name: values.tolist() for name, values in zip(shown, by_seed, strict=True)}
     words = f"steps{options.two_sample_steps}x{options.two_sample_seeds}-{words_of(sides.facts)}"
     scores: dict[str, Any] = {}
     for name, values in found.items():
@@ -111,15 +124,26 @@ def words_of(facts: Mapping[str, Any]) -> str:
     return f"n{facts['num_videos']}-f{facts['num_frames']}-{real}"
 
 
-def read_fidelity(sides: Sides) -> dict[str, Any]:
-    """How near the clips of both sides are to drawn scenes."""
-    found = read_scenes(sides.samples).fidelity
-    real = torch.cat([read_scenes(clips).fidelity for clips in sides.held_out])
-    share, level = accepted(found, real)
+def read_shapes(sides: Sides, classes: Sequence[str]) -> dict[str, Any]:
+    """How near the clips of both sides are to drawn scenes, and whether these move as their class says."""
+    found, *real = (read_together(clips) for clips in (sides.samples, *sides.held_out))
+    real_fidelity = torch.cat([readings.fidelity for readings in real])
+    share, level = accepted(found.fidelity, real_fidelity)
     record = {"accepted_from_db": level, **sides.facts}
-    values = {"accepted": share, "fidelity": float(found.mean()), "fidelity_real": float(real.mean())}
+    values = {"accepted": share, "fidelity": float(found.fidelity.mean()), "fidelity_real": float(real_fidelity.mean())}
+    if -1 not in sides.labels[0]:
+        of_real = "class_accuracy_real_decoded" if sides.facts["decoded"] else "class_accuracy_real"
+        shown = {"class_accuracy": found, of_real: real[0]}
+        for (name, readings), labels in zip(shown.items(), sides.labels, strict=True):
+            right = [classes[label] == motion for label, motion in zip(labels.tolist(), readings.motions, strict=True)]
+            values[name] = fmean(right)
     scores: dict[str, Any] = {}
     for name, value in values.items():
         identity = f"{name.replace('_', '-')}-plain-{words_of(sides.facts)}"
         scores |= {name: value, f"{name}_record": {"id": identity, **record}}
     return scores
+
+
+def read_together(video_uint8: Tensor) -> Readings:
+    """`read_scenes`, shared by the processes."""
+    return join(shared([partial(read_scenes, part) for part in video_uint8.split(CLIPS_AT_ONCE)]))

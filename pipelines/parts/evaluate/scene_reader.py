@@ -4,6 +4,7 @@ the motion through the middle one by least squares.
 What was read is drawn anew; how near that comes says how far the clip is a picture of that world.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -45,7 +46,11 @@ class Readings:
 @torch.inference_mode()
 def read_scenes(video_uint8: Tensor) -> Readings:
     """What each clip (n, t, h, w, 3) uint8 shows, whatever was asked for; h = w."""
-    found = [_read(part) for part in video_uint8.split(CLIPS_AT_ONCE)]
+    return join([_read(part) for part in video_uint8.split(CLIPS_AT_ONCE)])
+
+
+def join(found: Sequence[Readings]) -> Readings:
+    """Those of several sets of clips as one."""
     columns = zip(*(vars(one.places).values() for one in found), strict=True)
     return Readings(
         Places(*(torch.cat(column) for column in columns)),
@@ -187,10 +192,7 @@ def _candidates(places: Places, background: Tensor, keys: Tensor, times: Tensor)
     of_clip = torch.arange(len(keys)).repeat_interleave(count // len(keys) * num_ways)
     error = torch.cat(
         [
-            (
-                draw(tried[rows], background[of_clip[rows]], times, resolution, 2.0)
-                - keys[of_clip[rows]]
-            )
+            (draw(tried[rows], background[of_clip[rows]], times, resolution, 2.0) - keys[of_clip[rows]])
             .square()
             .flatten(1)
             .mean(dim=1)
@@ -220,9 +222,7 @@ def _swept(
     return replace(places, **{name: best}), least
 
 
-def _fit(
-    places: Places, background: Tensor, keys: Tensor, times: Tensor, softness: float
-) -> tuple[Places, Tensor]:
+def _fit(places: Places, background: Tensor, keys: Tensor, times: Tensor, softness: float) -> tuple[Places, Tensor]:
     """Levenberg-Marquardt on place, angle, size and rate; each clip keeps its own damping. Also the errors (n,)."""
     resolution, ranges = keys.shape[2], _rate_ranges()[places.motion]
     width = ranges[:, 1] - ranges[:, 0]

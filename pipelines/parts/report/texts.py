@@ -41,13 +41,16 @@ def headline(
                 "bars": bars(
                     [
                         ("generated", videos["class_accuracy"]),
-                        ("real clips", videos["class_accuracy_real"]),
-                        ("first frame alone", videos["class_accuracy_first_frame"]),
+                        ("real clips", videos.get("class_accuracy_real")),
+                        ("real clips, decoded", videos.get("class_accuracy_real_decoded")),
+                        ("first frame alone", videos.get("class_accuracy_first_frame")),
                         ("chance", 1 / num_classes),
                     ],
                     ".3f",
                 ),
-                "note": "Judged by a small classifier trained on real clips and their reconstructions.",
+                "note": "The motion of the drawing that fits best."
+                if videos.get("class_accuracy_record")
+                else "Judged by a small classifier trained on real clips and their reconstructions.",
             }
         )
     if videos["diversity"] is not None:
