@@ -98,7 +98,8 @@ def test_the_summary_has_every_number(run_folder: Path) -> None:
     }
     assert set(summary["generation"]) == {
         *("class_accuracy", "class_accuracy_real", "class_accuracy_real_decoded", "class_accuracy_first_frame"),
-        *("diversity", "proxy_fvd16"),
+        *("diversity", "proxy_fvd16", "two_sample_accuracy", "two_sample_accuracy_real"),
+        *("blockiness", "blockiness_decoded"),
     }
     stages = ["prepare_data", "train_motion", "train_vae", "cache_latents", "train_latte", "sample", "evaluate"]
     assert list(summary["seconds"]) == stages

@@ -206,6 +206,24 @@ def test_a_compressed_folder_has_an_id_of_its_own(root: Path, tmp_path: Path) ->
         evaluate.run(load(root, *options, "evaluate.num_videos=50"))
 
 
+def test_motions_of_embedded_shapes_are_read(tmp_path: Path) -> None:
+    """Held-out clips as somebody's samples: every motion is right, and every picture one of their world."""
+    plain = ("look=plain", "resolution=64", "num_frames=17", "train_per_class=1", "validation_per_class=2")
+    shapes = [f"data.shapes.{word}" for word in plain]
+    options = ("data.resolution=64", "evaluate.judged_videos=8", f"evaluate.samples={tmp_path / 'samples'}")
+    config = nano(tmp_path, *shapes, *options)
+    prepare_data.run(config)
+    index = open_index(config)
+    for number, entry in enumerate(sorted(index.split("validation"), key=lambda entry: entry.path)):
+        path = tmp_path / "samples" / Path(entry.path).parent.name / f"{number}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, read_video(index.root / entry.path).numpy())
+    scores = scores_of(config)["generation"]
+    assert scores["class_accuracy"] == scores["class_accuracy_real"] == scores["accepted"] == 1
+    assert scores["fidelity"] > 30 and "class_accuracy_first_frame" not in scores
+    assert scores["class_accuracy_record"]["id"] == "class-accuracy-plain-n8-f17-files"
+
+
 def test_every_kind_of_file_is_read(root: Path, tmp_path: Path) -> None:
     video, data = moving(3), load(root).data
     np.save(tmp_path / "a.npy", video.numpy())
