@@ -36,7 +36,7 @@ ROOM: dict[str, tuple[int, int, int, int]] = {
     "Roll": (1, 0, -1, 0),
 }
 MOTIONS = TORUS | ROOM
-WALLS = (0.3, 0.7)  # of the room, between which the middle of a shape stays
+WALLS = (0.36, 0.64)  # of the room, between which the middle of a shape stays
 # Part of the size circle on which the shape that leaves (largest) and the one that enters (smallest) cross-fade.
 FADE = 0.09
 TABLE_SIZE, TABLE_EXTENT = 257, 1.6  # signed distances are looked up in a table over [-extent, extent]^2

@@ -43,7 +43,7 @@ LOOKS = {
     "plain": Look(
         shapes=("square", "triangle", "star", "heart"),
         motions=tuple(ROOM),
-        sizes=Sizes(0.15, 0.25, is_circle=False),
+        sizes=Sizes(0.2, 0.3, is_circle=False),
         places=WALLS,
         speed=(1.5, 2.0),
         turn=(8, 12),
