@@ -1,4 +1,5 @@
 # make demo: the whole chain on the embedded data set, ending in runs/demo/report/index.html
+# make showcase: the same with about two hours on two CPU cores
 # make weights: pretrained networks for published scores and the perceptual loss (175 MB to download, docs/weights.md)
 # make test, make lint: the tests; style and types
 # make studies: the command of every page in docs/results, as small as it gets (five minutes)
@@ -14,6 +15,9 @@ help:
 
 demo: .venv/project
 	$(BIN)/python pipelines/chain.py configs/demo.yaml
+
+showcase: .venv/project
+	$(BIN)/python pipelines/chain.py configs/showcase.yaml
 
 weights: .venv/project
 	$(BIN)/python pipelines/weights.py i3d lpips
@@ -57,4 +61,4 @@ lint: .venv/project
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.PHONY: help demo weights test studies faults docs lint
+.PHONY: help demo showcase weights test studies faults docs lint
