@@ -44,11 +44,12 @@ from pipelines.inputs.scores import NOT_IN_NAME as FREE_IN_SCORES
 from pipelines.inputs.scores import SCORES_FILE, scores_folder
 from pipelines.inputs.training_stages import training_stages
 from pipelines.metrics.clip_set import evenly_spaced
-from pipelines.metrics.declared import ALWAYS, IF_MEASURED, RECONSTRUCTION, declared_metrics, scores_among
+from pipelines.metrics.declared import ALWAYS, IF_MEASURED, RECONSTRUCTION, declared_metrics
 from pipelines.parts.report import leaderboard
+from pipelines.parts.report.animations import animate_pictures
 from pipelines.parts.report.curves import PANELS, draw_curves
 from pipelines.parts.report.results import find_results
-from pipelines.parts.report.texts import CURVES, frechet_record, headline
+from pipelines.parts.report.texts import CURVES, frechet_record, headline, score_table
 from pipelines.run.config import to_yaml
 from pipelines.run.folder import StageFolder, write_json, write_text
 from pipelines.run.ranks import choose_device
@@ -83,7 +84,8 @@ def run(config: Experiment) -> None:
         components = decode_components(config, index)
         rows = collect_classes(config, index)
         write_json(folder.path / "summary.json", summarise(scores, stages))
-        write_text(folder.path / "index.html", render(config, index, stages, scores, components, rows))
+        given = animate_pictures(config, index)
+        write_text(folder.path / "index.html", render(config, index, stages, scores, components, rows, given))
         write_gifs(folder.path, components, rows, config.sample.fps)
         for name in ("summary.json", "index.html", "samples.gif", "components.gif"):
             publish_copy(folder.path / name, folder.path.parent / name)
@@ -206,6 +208,7 @@ def render(
     scores: Mapping[str, Mapping[str, Any]],
     components: list[tuple[str, dict[str, Tensor]]],
     rows: list[tuple[str, list[Tensor], list[Tensor]]],
+    given: list[tuple[str, list[Tensor]]],
 ) -> str:
     """The page as HTML: every picture inside, no request to anywhere. Videos are (t, h, w, 3) uint8."""
     data = config.data
@@ -242,6 +245,7 @@ def render(
                 }
                 for name, generated, real in rows
             ],
+            given=[(name, video_uri(videos, len(videos), config.sample.fps)) for name, videos in given],
             curves=curves,
             scores=score_table(scores),
             frechet=frechet_record(scores["generation"]),
@@ -251,17 +255,6 @@ def render(
             config=to_yaml(config),
         )
     )
-
-
-def score_table(scores: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Every score with its value and what it means; the smallest and largest of its seeds where there are several."""
-    table = []
-    for values in scores.values():
-        for metric, value in scores_among(values):
-            seeds = values.get(f"{metric.name}_per_seed") or []
-            text = f"{value:.4g}" + (f" ({min(seeds):.3g} – {max(seeds):.3g})" if len(seeds) > 1 else "")
-            table.append({"name": metric.name, "value": text, "meaning": metric.meaning})
-    return table
 
 
 def write_gifs(

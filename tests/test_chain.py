@@ -10,6 +10,7 @@ from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from einops import rearrange
 from nano_run import command, nano
 from PIL import Image
 
+from latte.latte import Latte
 from pipelines import (
     cache_latents,
     chain,
@@ -31,8 +33,11 @@ from pipelines import (
 from pipelines.data.latent_cache import LatentCache
 from pipelines.data.shape_drawing import TORUS
 from pipelines.inputs.experiment import Experiment
+from pipelines.inputs.index import open_index
+from pipelines.inputs.models import load_latte
 from pipelines.inputs.samples import sample_folder
 from pipelines.inputs.scores import scores_folder
+from pipelines.parts.report import animations
 from pipelines.run.folder import read_jsonl
 from pipelines.run.hashes import hash_folder
 from vae.registry import build_autoencoder
@@ -261,6 +266,26 @@ def test_a_dry_run_tells_the_sizes_and_writes_nothing(
     assert end.value.code == 0 and list(tmp_path.iterdir()) == []
     shown = capsys.readouterr().out
     assert "4 steps of 4 clips" in shown and "tokens per clip" in shown and "'keyframe': (8, 1, 4, 4)" in shown
+
+
+def test_every_class_begins_with_the_same_pictures(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the page of a transformer that was trained for it; on no other."""
+    config = nano(run_folder.parent)
+    index = open_index(config)
+    assert animations.animate_pictures(config, index) == []
+
+    def trained_for_it(*arguments: Any) -> Latte:
+        model = load_latte(*arguments)
+        model.training_options = replace(model.training_options, clean_keyframe_share=0.5)
+        return model
+
+    monkeypatch.setattr(animations, "load_latte", trained_for_it)
+    rows = animations.animate_pictures(config, index)
+    assert [name for name, _ in rows] == list(TORUS)
+    assert {video.shape for _, videos in rows for video in videos} == {(17, 32, 32, 3)} and len(rows[0][1]) == 3
+    assert not torch.equal(rows[0][1][0][0], rows[0][1][1][0])
+    for first, *others in zip(*(videos for _, videos in rows), strict=True):
+        assert all(torch.equal(first[0], other[0]) for other in others)
 
 
 def test_videos_without_classes(tmp_path: Path, make_file) -> None:

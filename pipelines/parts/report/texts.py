@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipelines.metrics.declared import scores_among
+
 CURVES = {
     "train_motion": "self-supervised: warp the first frame of a clip onto the others",
     "train_vae": "the autoencoder, starting from the motion module",
@@ -108,3 +110,14 @@ def bars(values: Sequence[tuple[str, float | None]], digits: str, unit: str = ""
         {"label": label, "text": f"{value:{digits}}{unit}", "percent": round(100 * max(value, 0) / largest, 1)}
         for label, value in known
     ]
+
+
+def score_table(scores: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Every score with its value and what it means; the smallest and largest of its seeds where there are several."""
+    table = []
+    for values in scores.values():
+        for metric, value in scores_among(values):
+            seeds = values.get(f"{metric.name}_per_seed") or []
+            text = f"{value:.4g}" + (f" ({min(seeds):.3g} – {max(seeds):.3g})" if len(seeds) > 1 else "")
+            table.append({"name": metric.name, "value": text, "meaning": metric.meaning})
+    return table
