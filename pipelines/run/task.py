@@ -17,7 +17,6 @@ class LoopConfig:
     micro_batch_size: int = 0  # samples at once in one process, against running out of memory; 0 = its whole share
     lr: float = 1e-4  # learning rate after the warm-up
     optimizer: str = "adamw"  # adam, adamw, or muon (train_latte only: its hidden matrices by Muon, the rest by adamw)
-    muon_lr_scale: float = 1.0  # learning rate of Muon's matrices relative to lr
     betas: tuple[float, ...] = (0.9, 0.999)  # decay of the optimiser's two moments
     weight_decay: float = 0.0  # weight decay per step, relative to the learning rate (adamw)
     warmup_steps: int = 0  # steps over which the learning rate rises linearly
@@ -43,7 +42,7 @@ class LoopConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be {' or '.join(allowed)}")
         require_least(self, dict.fromkeys(("global_batch_size", "log_every", "keep_checkpoints"), 1))
         intervals = ("validate_every", "preview_every", "checkpoint_every")
-        others = ("steps", "micro_batch_size", "lr", "muon_lr_scale", "warmup_steps", "clip_grad_norm", "ema_decay")
+        others = ("steps", "micro_batch_size", "lr", "warmup_steps", "clip_grad_norm", "ema_decay")
         require_least(self, dict.fromkeys((*others, *intervals), 0))
         if self.ema_decay >= 1 or len(self.betas) != 2:
             raise ValueError(f"ema_decay must be below 1 and betas two numbers, but are {self.ema_decay}, {self.betas}")

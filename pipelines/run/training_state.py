@@ -226,8 +226,6 @@ def _build_optimizer(task: TrainingTask, player: str, config: LoopConfig) -> tor
     assert sorted(grouped) == sorted(owned), f"parameter_groups({player!r}) must hold every parameter of it once"
     betas = cast(tuple[float, float], tuple(config.betas))
     if config.optimizer == "muon":
-        for group in groups:
-            group["lr_scale"] *= config.muon_lr_scale if group.get("hidden") else 1.0
         return Muon(groups, config.lr, betas, config.weight_decay)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     return kind(groups, lr=config.lr, betas=betas, weight_decay=config.weight_decay, fused=True)

@@ -1,16 +1,10 @@
 """Muon beside AdamW as one optimiser: what each updates, learning rates, moments through a resume, refusals."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from tiny_latte import tiny_latte
 from torch import nn
 
-from latte.trainer import LatteTask
 from pipelines.run.muon import Muon
-from pipelines.run.task import LoopConfig
-from pipelines.run.training_state import TrainingState
 
 
 def net() -> nn.Sequential:
@@ -53,17 +47,6 @@ def test_the_learning_rate_of_a_group_counts() -> None:
     before = [parameter.detach().clone() for parameter in model.parameters()]
     advance(model, optimizer, 3)
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
-
-
-def test_hidden_matrices_may_have_a_rate_of_their_own(tmp_path: Path) -> None:
-    task = LatteTask(tiny_latte(), iter, list, print)
-    state = TrainingState(task, LoopConfig(optimizer="muon", muon_lr_scale=3.0), tmp_path, torch.device("cpu"))
-    state.set_learning_rate(0.5)
-    hidden, others = state.optimizers["latte"].param_groups
-    assert (hidden["lr"], others["lr"]) == (1.5, 0.5) and all(weight.ndim == 2 for weight in hidden["params"])
-    plain = TrainingState(task, LoopConfig(muon_lr_scale=3.0), tmp_path, torch.device("cpu"))
-    plain.set_learning_rate(0.5)
-    assert {group["lr"] for group in plain.optimizers["latte"].param_groups} == {0.5}
 
 
 def test_moments_go_on_where_they_were() -> None:
