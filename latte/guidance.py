@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from latte.diffusion import Parts, Prediction, predict
-from latte.latent_layout import LatentLayout
 from latte.latte import Latte
 from latte.noise_schedule import NUM_TIMESTEPS
 from latte.times import Times
@@ -36,27 +35,22 @@ class Guidance:
 
 
 def guided_prediction(
-    model: Latte,
-    noisy: Parts,
-    timesteps: Mapping[str, float],
-    labels: Tensor,
-    guidance: Guidance,
-    layout: LatentLayout | None = None,
+    model: Latte, noisy: Parts, timesteps: Mapping[str, float], labels: Tensor, guidance: Guidance
 ) -> Prediction:
     """weak + scale (strong - weak) inside the interval, elsewhere the conditional prediction.
 
     Internal guidance (arXiv 2512.24176) changes the conditional prediction first: early + scale (final - early).
 
-    noisy: {part: (b, c, t, h, w)}; timesteps: {part: in [0, 1000], negative = data}; labels: (b,); layout: that of
-    the parts, None = the model's own. The variance that an epsilon model predicts stays the conditional one.
+    noisy: {part: (b, c, t, h, w)}; timesteps: {part: in [0, 1000], negative = data}; labels: (b,). The variance that an
+    epsilon model predicts stays the conditional one.
     """
     times = model_times(model, timesteps, labels)
     internally = guidance.guides_internally_at(timesteps)
     if not guidance.guides_at(timesteps):
-        return sharpened(predict(model, noisy, times, labels, layout, internally), guidance)
+        return sharpened(predict(model, noisy, times, labels, early=internally), guidance)
     if guidance.weak_model:
-        strong = sharpened(predict(model, noisy, times, labels, layout, internally), guidance)
-        weak = predict(guidance.weak_model, noisy, model_times(guidance.weak_model, timesteps, labels), labels, layout)
+        strong = sharpened(predict(model, noisy, times, labels, early=internally), guidance)
+        weak = predict(guidance.weak_model, noisy, model_times(guidance.weak_model, timesteps, labels), labels)
         pairs, variance = {part: (strong.mean[part], weak.mean[part]) for part in noisy}, strong.variance
     else:
         both_labels = torch.cat([labels, torch.full_like(labels, model.num_classes)])
@@ -65,8 +59,7 @@ def guided_prediction(
             {part: torch.cat([x, x]) for part, x in noisy.items()},
             model_times(model, timesteps, both_labels),
             both_labels,
-            layout,
-            internally,
+            early=internally,
         )
         both = sharpened(both, guidance, len(labels))
         size = [len(labels), len(labels)]

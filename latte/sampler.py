@@ -17,7 +17,7 @@ from latte.guidance import Guidance, guided_prediction
 from latte.latent_layout import KEYFRAME
 from latte.latte import Latte
 from latte.noise_schedule import NUM_TIMESTEPS
-from latte.solvers import Predict, Timesteps, part_timesteps, solve_flow, walk_chain
+from latte.solvers import part_timesteps, solve_flow, walk_chain
 from latte.whitening import unwhiten, whiten
 
 METHODS = {  # of each objective; `auto` takes the first
@@ -71,14 +71,10 @@ class SamplerConfig:
             raise ValueError(
                 f"sample.keyframe_lead is {self.keyframe_lead}, choose a share from 0 to 0.5, and 0 with {method}."
             )
-        knows_lead = model.training_options.independent_times_share or (
-            self.keyframe_lead == 0.5 and makes_keyframe_alone(model)
-        )
-        if self.keyframe_lead and not knows_lead:
+        if self.keyframe_lead and not model.training_options.independent_times_share:
             raise ValueError(
                 f"sample.keyframe_lead is {self.keyframe_lead}, but the model never saw a keyframe with less noise "
-                "than the rest: use 0, or train with latte.independent_times_share above 0 (for 0.5: or with "
-                "clean_keyframe_share and image_share above 0)."
+                "than the rest: use 0, or train with latte.independent_times_share above 0."
             )
         if self.internal_scale != 1 and not options.early_head:
             raise ValueError(
@@ -191,50 +187,25 @@ def sample_batch(
     )
     predict = partial(guided_prediction, model, labels=torch.tensor(labels, device=device), guidance=guidance)
     parts, objective = list(model.layout.parts), options.objective
-    draw = partial(draw_noise, model, generators, device) if method == "ddpm" else None
-    layout, lead = model.layout, config.keyframe_lead
-    alone = lead > 0 and not given and makes_keyframe_alone(model)
-    ahead = round(config.steps * lead) if alone else 0
-    image_times = part_timesteps(parts, objective, ahead, config.time_shift) if ahead else []
-    rest = (0.0, True) if ahead else (lead, bool(given))
-    timesteps = part_timesteps(parts, objective, config.steps - ahead, config.time_shift, *rest)
-    done, num_steps = 0, max(len(image_times) - 1, 0) + len(timesteps) - 1
+    timesteps = part_timesteps(parts, objective, config.steps, config.time_shift, config.keyframe_lead, bool(given))
 
     def observe(step: int, clean: Parts) -> None:
         if callback:
-            others = {part: torch.zeros_like(x[part]) for part in x if clean[part].shape != x[part].shape}
-            callback(done + step, num_steps, unwhiten(model, clean | others))
+            callback(step, len(timesteps) - 1, unwhiten(model, clean))
 
     seen = observe if callback else None
-
-    def walk(predict: Predict, start: Parts, timesteps: Sequence[Timesteps], draw: Callable[[], Parts] | None) -> Parts:
-        if objective == "flow":
-            return solve_flow(predict, start, timesteps, method == "heun", seen)
-        return walk_chain(predict, start, timesteps, objective, options.zero_terminal_snr, draw, seen)
-
-    if ahead:
-        draw_image = (lambda: layout.image_parts(draw())) if draw else None
-        image = walk(partial(predict, layout=layout.of_image()), layout.image_parts(x), image_times, draw_image)
-        given, done = {KEYFRAME: image[KEYFRAME]}, len(image_times) - 1
     if method == DPM_SOLVER:
         scheduler = make_dpm_solver(objective, options.zero_terminal_snr, config.time_shift)
         latents = walk_dpm_solver(
             scheduler, predict, x, config.steps, objective, options.zero_terminal_snr, given, seen
         )
+    elif objective == "flow":
+        latents = solve_flow(predict, x | given, timesteps, method == "heun", seen)
     else:
-        latents = walk(predict, x | given, timesteps, draw)
+        draw = partial(draw_noise, model, generators, device) if method == "ddpm" else None
+        latents = walk_chain(predict, x | given, timesteps, objective, options.zero_terminal_snr, draw, seen)
     kept = {part: latent.expand(len(labels), -1, -1, -1, -1) for part, latent in (first_frame or {}).items()}
     return unwhiten(model, latents) | {part: latent.float().cpu() for part, latent in kept.items()}
-
-
-def makes_keyframe_alone(model: Latte) -> bool:
-    """Whether the model was trained to make the keyframe as an image, and the rest for a given one.
-
-    A keyframe that leads by half of the steps is made so: without the tokens of the rest, which are noise till then.
-    """
-    options, image = model.training_options, model.layout.of_image()
-    alone = {part for part, shape in image.parts.items() if shape[1]} == {KEYFRAME} != set(image.parts)
-    return alone and options.image_share > 0 and options.clean_keyframe_share > 0
 
 
 def check_first_frame(model: Latte, first_frame: Parts, num_samples: int) -> None:

@@ -189,30 +189,6 @@ def test_the_keyframe_ahead(objective, method):
     assert first[0] == noise and first[2:] == [0, 0] and 0 <= first[1] < noise
 
 
-@pytest.mark.parametrize(("objective", "method"), [("flow", "heun"), ("epsilon", "ddpm"), ("v", "ddim")])
-def test_a_keyframe_that_is_an_image_first_and_then_given(objective, method):
-    """By a model that was trained so: the same as two calls, and no token of the rest is there at first."""
-    model = calm(objective=objective, image_share=0.5, clean_keyframe_share=0.5)
-    seen, told = [], []
-    model.register_forward_pre_hook(lambda _, args: seen.append({name: x.shape[2] for name, x in args[0].items()}))
-    config = SamplerConfig(steps=4, method=method, guidance_scale=2.0, keyframe_lead=0.5)
-    callback = lambda *step: told.append(step)  # noqa: E731
-    found = next(generate(model, [1], [3], config, 1, CPU, callback=callback))["latents"]
-    evaluations = 4 if method == "heun" else 2
-    assert seen == [{"keyframe": 1}] * evaluations + [{"keyframe": 1, "motion_residual": 4}] * evaluations
-    assert [step[:2] for step in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    torch.testing.assert_close(told[1][2]["keyframe"][0], found["keyframe"], rtol=0.2, atol=0.2)
-    assert told[0][2]["motion"].shape == (1, *model.layout.parts["motion"])
-    if method != "ddpm":  # whose noise goes on where it stopped
-        given = {"keyframe": found["keyframe"][None]}
-        two = SamplerConfig(steps=2, method=method, guidance_scale=2.0)
-        rest = next(generate(model, [1], [3], two, 1, CPU, first_frame=given))["latents"]
-        for part, latent in rest.items():
-            torch.testing.assert_close(latent, found[part])
-    with pytest.raises(ValueError, match="independent_times_share above 0"):
-        next(generate(model, [1], [3], SamplerConfig(steps=4, method=method, keyframe_lead=0.25), 1, CPU))
-
-
 def test_the_callback_sees_every_step():
     model, seen = calm(), []
     config = SamplerConfig(steps=3, guidance_scale=2.0)
