@@ -164,6 +164,8 @@ def summarise(scores: Mapping[str, Mapping[str, Any]], stages: Mapping[str, Mapp
         section = "reconstruction" if metric.table == RECONSTRUCTION else "generation"
         if metric.summary == ALWAYS or metric.summary == IF_MEASURED and name in scores[section]:
             summary[section][name] = scores[section].get(name)
+            if floor := (scores[section].get(f"{name}_record") or {}).get("floor"):
+                summary[section][f"{name}_floor"] = floor["value"]  # of two sets of real clips
     summary["seconds"] = {stage: entry["seconds"] for stage, entry in stages.items()}
     summary["peak_rss_gb"] = max(entry["peak_rss_gb"] for entry in stages.values())
     return summary
