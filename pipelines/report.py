@@ -236,6 +236,7 @@ def render(
                 for name, shown in components
             ],
             wheel=data_uri("image/png", png(flow_wheel(144))) if has_motion else "",
+            adds_up=config.vae.deco_vae.recoupling == "additive",
             sample=config.sample,
             flow_range=f"{FLOW_RANGE_PIXELS:g}",
             residual_gain=f"{RESIDUAL_GAIN:g}",
