@@ -31,7 +31,7 @@ TINY = (
     *("data.shapes.train_per_class=1", "data.shapes.validation_per_class=2"),
     *("motion.loop.steps=2", "motion.loop.preview_every=0", "motion.validation_clips=1"),
     *("vae.loop.steps=3", "vae.loop.preview_every=0", "vae.validation_clips=1", "vae.adaptation.phase_two_step=2"),
-    *("cache.clips_per_video=1", "latte.depth=2", "latte.width=32", "latte.heads=2", "latte.validation_clips=2"),
+    *("cache.clips_per_video=1", "latte.depth=3", "latte.width=32", "latte.heads=2", "latte.validation_clips=2"),
     *("latte.preview_per_class=1", "latte.preview_classes=1", "latte.loop.steps=2", "latte.loop.preview_every=0"),
     *("latte.loop.global_batch_size=2", "sample.per_class=2", "sample.steps=1"),
     *("motion.loop.log_every=1", "vae.loop.log_every=1", "latte.loop.log_every=1"),
