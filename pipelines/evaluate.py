@@ -64,10 +64,10 @@ def run(config: Experiment) -> None:
             is_own = not config.evaluate.samples
             evaluation = Evaluation(config, index, ranks.device, folder.path, samples, own_vae, is_own)
             scores["generation"] = score_samples(evaluation, folder.is_main)
-        extractor = rfvd_extractor(config) if vae_path else None
+        if vae_path:
+            extractor = rfvd_extractor(config)
+            scores["reconstruction"] = score_autoencoder(vae_path, config, index, ranks.device, extractor)
         if folder.is_main:
-            if vae_path:
-                scores["reconstruction"] = score_autoencoder(vae_path, config, index, ranks.device, extractor)
             if samples:
                 write_preview(samples, folder.path)
             write_json(folder.path / SCORES_FILE, scores)

@@ -62,7 +62,10 @@ def run(config: Experiment) -> None:
 
 def build_task(config: Experiment, index: ClipIndex, model: VideoAutoencoder) -> VaeTask:
     """What the training loop drives: `model` with the losses and clips of `config`."""
-    section = config.vae
+    section, data = config.vae, config.data
+    parts = model.latent_shapes((data.num_frames, data.resolution, data.resolution))
+    if unknown := sorted(set(section.losses.kl_factors) - set(parts)):
+        raise ValueError(f"vae.losses.kl_factors names {unknown}, but the latent parts are {sorted(parts)}.")
     if section.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if section.compile:

@@ -1,7 +1,8 @@
 """The motion module M: predicts scale-space flow from a frame and its keyframe (DeCo-VAE Eq. 4).
 
 Same network as the motion encoder and decoder of CompressAI's ssf2020, without its hyperprior; 2,896,963 parameters at
-width 128. Trained by `pipelines/train_motion.py`, used frozen (phase 1) or trained along (phase 2) by the VAE.
+width 128. With `skips` it sees past its bottleneck, a sixteenth of the frame's size, which blurs the flow of small
+shapes. Trained by `pipelines/train_motion.py`, used frozen (phase 1) or trained along (phase 2) by the VAE.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class MotionModuleConfig:
 
     width: int = 128  # channels of the hidden layers; the bottleneck has 1.5 times as many
     downscale: int = 2  # 2: motion is estimated and coded at half the resolution; 1: at the full one (paper)
+    skips: bool = False  # what the encoder saw is added to the decoder at every size, so that flow has edges
 
     def __post_init__(self) -> None:
         if self.downscale not in (1, 2):
@@ -50,7 +52,7 @@ class MotionModule(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, architecture: dict) -> None:
         super().__init__()
-        config = MotionModuleConfig(**architecture)
+        self.architecture = config = MotionModuleConfig(**architecture)
         width, self.downscale = config.width, config.downscale
         bottleneck = width * 3 // 2
         self.motion_encoder = nn.Sequential(
@@ -90,10 +92,24 @@ class MotionModule(ModelMixin, ConfigMixin):
         height, width = current.shape[-2:]
         # DeCo-VAE Eq. 4: m_t = M(Concat(x_t, x_0)); M reads RGB in [0, 1]
         pair = (torch.cat([current, reference], dim=1) + 1) / 2
-        motion = at_least_fp32(self.motion_decoder(self.motion_encoder(pad_to_multiple(pair))))
+        motion = at_least_fp32(self.estimate(pad_to_multiple(pair)))
         flow, level = motion[..., :height, :width].split([2, 1], dim=1)
         motion = torch.cat([flow * self.downscale, level.clamp(0, NUM_LEVELS)], dim=1)
         return rearrange(motion, "(b t) c h w -> b c t h w", t=num_frames)
+
+    def estimate(self, pair: torch.Tensor) -> torch.Tensor:
+        """(n, 6, h, w), sizes multiples of 16 -> (n, 3, h, w)."""
+        seen: list[torch.Tensor] = []  # (n, width, h / 2, w / 2), then / 4 and / 8
+        x = pair
+        for layer in self.motion_encoder:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                seen.append(x)
+        for layer in self.motion_decoder:
+            x = layer(x)
+            if self.architecture.skips and isinstance(layer, nn.ReLU):
+                x = x + seen.pop()
+        return x
 
     def _shrink(self, image: torch.Tensor) -> torch.Tensor:
         return F.avg_pool2d(image, self.downscale) if self.downscale > 1 else image

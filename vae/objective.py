@@ -28,9 +28,12 @@ class LossConfig:
     perceptual: float = 4.0  # LPIPS on 5 frames of each clip; needs the network's file in weights.folder
     perceptual_network: str = "vgg"  # vgg (VGG16, as papers train) | alex (AlexNet, cheaper)
     kl: float = 1e-7  # KL divergence, summed over the latents of a clip
+    kl_factors: dict[str, float] = field(default_factory=dict)  # by part, times kl: 1 where not named
 
     def __post_init__(self) -> None:
         check_choices(self, "vae.losses", perceptual_network=("vgg", "alex"))
+        if min(self.kl_factors.values(), default=1.0) < 0:
+            raise ValueError(f"vae.losses.kl_factors is {dict(self.kl_factors)}, choose factors of 0 or more.")
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,10 @@ def reconstruction_objective(
         terms["perceptual"] = perceptual(decoded, target).mean()
         loss = loss + config.perceptual * terms["perceptual"]
     if config.kl:
-        terms["kl"] = torch.stack([posterior.kl().mean() for posterior in coded.posterior.values()]).sum()
-        loss = loss + config.kl * terms["kl"]
+        by_part = {part: posterior.kl().mean() for part, posterior in coded.posterior.items()}
+        terms["kl"] = torch.stack(list(by_part.values())).sum()
+        factors = [config.kl_factors.get(part, 1.0) for part in by_part]
+        weighted = [factor * value for factor, value in zip(factors, by_part.values(), strict=True)]
+        loss = loss + config.kl * torch.stack(weighted).sum()
     terms["psnr"] = psnr(coded.reconstruction.detach(), video).mean()
     return loss, terms | coded.statistics

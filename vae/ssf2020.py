@@ -36,6 +36,8 @@ def load_ssf2020(path: Path, architecture: dict) -> MotionModule:
             f"{path} fills a motion module of width {SSF_WIDTH} only, but vae.deco_vae.motion_module.width is {width}: "
             f"set it to {SSF_WIDTH}"
         )
+    if MotionModuleConfig(**architecture).skips:
+        raise ValueError(f"{path} holds a network without skips: set vae.deco_vae.motion_module.skips=false")
     tensors = _read_tensors(path)
     model = MotionModule(architecture)
     state = {}

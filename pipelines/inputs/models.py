@@ -1,5 +1,6 @@
 """Models that a stage opens, by a reference such as `cache.vae`: found, checked, loaded."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -57,10 +58,11 @@ def take_weights(model: torch.nn.Module, source: torch.nn.Module, path: Path | s
 
     For autoencoders and motion modules; what a Latte takes of another: latte/fine_tuning.py.
     """
-    if model.config["architecture"] != source.config["architecture"]:
+    theirs, own = (asdict(network.architecture) for network in (source, model))  # options that came later: defaults
+    if theirs != own:
         raise ValueError(
-            f"the model in {path} has another architecture ({source.config['architecture']}) than the one configured "
-            f"({model.config['architecture']}): set the same sizes, or name another model"
+            f"the model in {path} has another architecture ({theirs}) than the one configured ({own}): set the same "
+            "sizes, or name another model"
         )
     model.load_state_dict(source.state_dict())
 

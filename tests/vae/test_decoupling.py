@@ -68,6 +68,21 @@ def test_a_new_motion_module_is_near_identity_and_takes_any_size(downscale):
 
 
 @torch.no_grad()
+def test_skips_pass_on_what_the_bottleneck_loses():
+    """A bottleneck that says nothing leaves the flow alike everywhere, but with skips it still follows the frames."""
+    torch.manual_seed(0)
+    video = clip(num_frames=2, height=32, width=32)
+    plain, skipping = (MotionModule({"width": 8, "skips": skips}) for skips in (False, True))
+    skipping.load_state_dict(plain.state_dict())
+    for module in (plain, skipping):
+        module.motion_encoder[-1].weight.zero_()
+        module.motion_encoder[-1].bias.zero_()
+    flows = [module(video, video[:, :, 0])[:, :2, 1] for module in (plain, skipping)]
+    spreads = [flow[..., 4:-4, 4:-4].std().item() for flow in flows]
+    assert spreads[0] < 1e-5 < 1e-3 < spreads[1]
+
+
+@torch.no_grad()
 def test_motion_reads_frames_one_by_one(module):
     video = clip(num_frames=5)
     whole = module(video, video[:, :, 0])

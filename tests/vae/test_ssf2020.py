@@ -157,6 +157,11 @@ def test_cut_and_harmful_files_are_refused(legacy, state, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_it_does_not_fill_a_network_with_skips(state, tmp_path):
+    with pytest.raises(ValueError, match="skips=false"):
+        load_ssf2020(save(tmp_path / "ssf.pth.tar", state), FULL | {"skips": True})
+
+
 def test_it_starts_both_trainings(state, tmp_path, nano_config):
     """motion.init_from and vae.motion_from take the file; its hash stands in the provenance."""
     file = save(tmp_path / "ssf.pth.tar", state)

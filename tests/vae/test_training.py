@@ -191,6 +191,20 @@ def test_every_term_is_logged_unweighted_and_can_be_switched_off(switch):
     assert terms["l2"].item() == pytest.approx(((coded.reconstruction - video) / 2).square().mean().item(), rel=1e-5)
 
 
+def test_the_divergence_of_a_part_has_a_factor_of_its_own():
+    coded = tiny_vae("default")(clip(), sample=False)
+    factors = {"motion": 0.0, "residual": 3.0}
+    of_part = {part: posterior.kl().mean().item() for part, posterior in coded.posterior.items()}
+    loss, factored = (
+        reconstruction_objective(coded, clip(), LossConfig(perceptual=0, kl=1e-3, kl_factors=own), None, draws)[0]
+        for own in ({}, factors)
+    )
+    added = 1e-3 * (2 * of_part["residual"] - of_part["motion"])
+    assert (factored - loss).item() == pytest.approx(added, rel=1e-3)
+    with pytest.raises(ValueError, match="kl_factors is"):
+        LossConfig(kl_factors={"motion": -1.0})
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_clip_that_is_not_finite_stops_before_the_weights(bad):
     """Through the update of the training loop, with the discriminator on: named are the step and the bad clip alone."""

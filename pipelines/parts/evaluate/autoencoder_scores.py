@@ -1,5 +1,6 @@
 """How well an autoencoder gives held-out clips back: PSNR, SSIM, LPIPS, and I3D features of either side."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipelines.parts.evaluate.autoencoders import DiffusersAutoencoder, class_of
 from pipelines.parts.evaluate.context import uncached
 from pipelines.run.folder import git_commit
 from pipelines.run.hashes import hash_folder
+from pipelines.run.ranks import shared
 from vae.interface import crop
 
 BATCH, PIXELS_OF_BATCH = 16, 16 * 64 * 64  # clips coded at once, fewer of larger ones
@@ -42,18 +44,19 @@ def score_autoencoder(
 ) -> dict[str, Any]:
     """Means over held-out clips, over frames 1 .. t - 1, on uint8; PSNR from the MSE of the whole clip.
 
-    folder: of an autoencoder of ours or of diffusers. With an extractor also rfvd and rfvd_per_clip.
+    folder: of an autoencoder of ours or of diffusers. With an extractor also rfvd and rfvd_per_clip. To be called by
+    all processes, which share the clips.
     """
     options, clips = config.evaluate, FixedClips(index, uncached(config.data), "validation")
     vae = open_autoencoder(folder, device)
     chosen = evenly_spaced(len(clips), options.reconstruction_clips)
     lpips = open_lpips(config, device)
     num_frames = min(CLIP_FRAMES, config.data.num_frames)
-    values: dict[str, list[Tensor]] = {}
-    features: list[tuple[Tensor, Tensor]] = []
     at_once = max(1, min(BATCH, PIXELS_OF_BATCH // config.data.resolution**2))
     size = 1 if isinstance(vae, DiffusersAutoencoder) else at_once
-    for start in range(0, len(chosen), size):
+
+    def score_batch(start: int) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Values per clip, and I3D features of both sides of those clips that rfvd compares."""
         video = collate([clips[i] for i in chosen[start : start + size]])["video"]
         true, shown = to_uint8(video), components_of(vae, video.to(device))
         reconstruction = shown["reconstruction"]
@@ -61,13 +64,12 @@ def score_autoencoder(
         if lpips is not None:
             pair = (reconstruction[:, AFTER_FIRST], true[:, AFTER_FIRST])
             scored[f"lpips_{options.lpips_network}"] = lpips_distance(lpips, *pair)
-        for name, scores in scored.items():
-            values.setdefault(name, []).append(scores.float())
-        if extractor is not None and start < options.rfvd_clips:
-            both = (true[: options.rfvd_clips - start], reconstruction[: options.rfvd_clips - start])
-            features.append(tuple(extractor.features(side[:, :num_frames]) for side in both))
-    missing = dict.fromkeys(("psnr", *OF_COMPONENTS))
-    means = {name: float(torch.cat(scores).mean()) for name, scores in values.items()}
+        sides = [side[: max(options.rfvd_clips - start, 0), :num_frames] for side in (true, reconstruction)]
+        features = [extractor.features(side) for side in sides if extractor is not None and len(side)]
+        return {name: scores.float().cpu() for name, scores in scored.items()}, features
+
+    batches = shared([partial(score_batch, start) for start in range(0, len(chosen), size)])
+    means = {name: float(torch.cat([scored[name] for scored, _ in batches]).mean()) for name in batches[0][0]}
     about = {
         "model": class_of(folder),
         "weights_of_model": hash_folder(folder),
@@ -80,7 +82,9 @@ def score_autoencoder(
         "data": index.fingerprint,
         "code_version": git_commit(),
     }
-    return missing | means | {"clips": len(chosen)} | distances(features, extractor, num_frames, about)
+    missing = dict.fromkeys(("psnr", *OF_COMPONENTS))
+    compared = [features for _, features in batches if features]
+    return missing | means | {"clips": len(chosen)} | distances(compared, extractor, num_frames, about)
 
 
 def components_of(vae: nn.Module, video: Tensor) -> dict[str, Tensor]:
@@ -92,7 +96,7 @@ def components_of(vae: nn.Module, video: Tensor) -> dict[str, Tensor]:
 
 
 def distances(
-    features: list[tuple[Tensor, Tensor]], extractor: FeatureExtractor | None, num_frames: int, about: dict[str, Any]
+    features: list[list[Tensor]], extractor: FeatureExtractor | None, num_frames: int, about: dict[str, Any]
 ) -> dict[str, Any]:
     """rfvd and rfvd_per_clip with their records, {} where no features were wanted; about: the clips and the model."""
     if extractor is None or not features:
