@@ -49,8 +49,8 @@ def run(config: Experiment) -> None:
     index = open_index(config)
     cache = open_cache(config, index)
     inputs = {"latent cache": {"path": str(cache.folder), "hash": cache_hash(cache)}}
-    torch.manual_seed(key(config.run.seed, STAGE, "weights"))
-    model = Latte(**build_records(config.latte, cache.parts, cache.classes))
+    task = build_task(config, cache)
+    model = task.model
     if config.latte.init_from:
         inputs["initial weights"] = take_initial_weights(model, config.latte.init_from, run_path(config))
     if config.latte.compile:
@@ -59,20 +59,26 @@ def run(config: Experiment) -> None:
     settings, defaults = (select(one, ("data", "latte", "run")) for one in (config, Experiment()))
     may = (*may_change("latte.loop"), *DATA_MAY_CHANGE, *MAY_CHANGE)
     with folder.open(settings, inputs, may, defaults=defaults):
-        ranks = connect(config.run.device)
-        clips_seed, loop = key(config.run.seed, STAGE, "clips"), config.latte.loop
-        task = LatteTask(
-            model,
-            lambda first_step: cache.batches(
-                *("train", clips_seed, first_step, loop.global_batch_size, ranks.process_index, ranks.num_processes),
-                sample=config.latte.sample_posterior,
-            ),
-            lambda: validation_batches(cache, config.latte.validation_clips),
-            lambda ema, path, step: write_preview(ema, config, path, step),
-        )
         blocks = LatteBlock if config.latte.shard_weights else None
-        train(task, loop, folder, config.run.seed, config.run.device, blocks)
+        train(task, config.latte.loop, folder, config.run.seed, config.run.device, blocks)
         folder.finish()
+
+
+def build_task(config: Experiment, cache: LatentCache) -> LatteTask:
+    """What the training loop drives: a new Latte with the latents of `cache`."""
+    ranks = connect(config.run.device)
+    torch.manual_seed(key(config.run.seed, STAGE, "weights"))
+    model = Latte(**build_records(config.latte, cache.parts, cache.classes))
+    clips_seed, loop = key(config.run.seed, STAGE, "clips"), config.latte.loop
+    return LatteTask(
+        model,
+        lambda first_step: cache.batches(
+            *("train", clips_seed, first_step, loop.global_batch_size, ranks.process_index, ranks.num_processes),
+            sample=config.latte.sample_posterior,
+        ),
+        lambda: validation_batches(cache, config.latte.validation_clips),
+        lambda ema, path, step: write_preview(ema, config, path, step),
+    )
 
 
 def take_initial_weights(model: Latte, reference: str, run_folder: Path) -> dict[str, str]:

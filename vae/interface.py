@@ -76,6 +76,7 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
     causal: bool  # latents of earlier frames do not depend on later ones
     open_loop: bool = True  # no part's posterior depends on what is drawn for another: moments may be sampled later
     size_multiple: int
+    architecture: Any  # the options it was built with
     tiling: Tiling | None = None
 
     # ------------------------------------------------------------------ what a model implements

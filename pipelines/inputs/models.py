@@ -12,6 +12,7 @@ from pipelines.inputs.run_paths import run_path
 from pipelines.run.ema_snapshots import averaged_weights
 from pipelines.run.hashes import hash_file, hash_folder
 from pipelines.run.manifest import require_intact
+from vae.interface import VideoAutoencoder
 from vae.motion_module import MotionModule
 from vae.registry import build_autoencoder
 from vae.ssf2020 import load_ssf2020
@@ -53,7 +54,9 @@ def load_motion_module(reference: str, run_folder: Path, architecture: dict) -> 
     return module, {"path": str(path), "hash": hash_folder(path)}
 
 
-def take_weights(model: torch.nn.Module, source: torch.nn.Module, path: Path | str) -> None:
+def take_weights(
+    model: VideoAutoencoder | MotionModule, source: VideoAutoencoder | MotionModule, path: Path | str
+) -> None:
     """Copy all weights of `source` into `model`; ValueError when they are not the same network.
 
     For autoencoders and motion modules; what a Latte takes of another: latte/fine_tuning.py.

@@ -20,6 +20,8 @@ STUDIES = (
         "latent_layouts",
         "latte_presets",
         "metric_sanity",
+        "latents",
+        "latte_recipe",
     ),
     *("vae_speed", "latte_speed", "cache_speed", "evaluate_large", "two_processes", "gpu_latte", "gpu_training"),
     "faults",

@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 
-from pipelines import train_motion, train_vae
+from pipelines import train_latte, train_motion, train_vae
+from pipelines.inputs.cache import open_cache
+from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.index import open_index
 from pipelines.inputs.training_stages import training_stages
 from pipelines.run.folder import write_json
@@ -104,30 +106,38 @@ class StepClock:
     """A training whose steps can be timed, on random clips and without loading any; the weights stay as they are."""
 
     def __init__(
-        self, task: TrainingTask, loop: LoopConfig, moments: Mapping[int, float], config: AblationStudy
+        self,
+        task: TrainingTask,
+        loop: LoopConfig,
+        moments: Mapping[int, float],
+        config: Experiment,
+        batch: dict[str, Any] | None = None,
     ) -> None:
-        """moments: {step: share of the training that costs as much as this step}."""
-        device, data = choose_device(config.run.device), config.data
+        """moments: {step: share of the training that costs as much as this step}; batch: None = random clips."""
+        device = choose_device(config.run.device)
         is_one_thread = device.type == "cpu" and torch.get_num_threads() == 1
         self.clock = time.process_time if is_one_thread else time.perf_counter
         self.task, self.moments, self.seed = task, moments, config.run.seed
         self.state = TrainingState(task, loop, Path(), device)
         self.state.set_learning_rate(0.0)
-        shape = (loop.global_batch_size, 3, data.num_frames, data.resolution, data.resolution)
-        video = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        names = list(range(len(video)))
-        self.batch = {"video": video.to(device), "index": names, "path": [f"clip {name}" for name in names]}
+        self.batch = batch or random_clips(config, loop, device)
 
     @classmethod
-    def of_vae(cls, row: AblationStudy, config: AblationStudy) -> "StepClock":
+    def of_vae(cls, row: Experiment, config: Experiment) -> "StepClock":
         """Of a row's autoencoder; `config` names the run that holds the clip index."""
         task = train_vae.build_task(row, open_index(config), build_autoencoder(row.vae))
         return cls(task, row.vae.loop, moments_of(row), config)
 
     @classmethod
-    def of_motion(cls, row: AblationStudy, config: AblationStudy) -> "StepClock":
+    def of_motion(cls, row: Experiment, config: Experiment) -> "StepClock":
         """Of a row's motion module."""
         return cls(train_motion.build_task(row, open_index(config)), row.motion.loop, {0: 1.0}, config)
+
+    @classmethod
+    def of_latte(cls, row: Experiment, config: Experiment) -> "StepClock":
+        """Of a row's transformer; `config` names the run that holds the cache."""
+        task = train_latte.build_task(row, open_cache(config, open_index(config)))
+        return cls(task, row.latte.loop, {0: 1.0}, config, next(task.batches(0)))
 
     def seconds_per_step(self, count: int) -> float:
         """Mean over the training, from `count` steps in each of its parts."""
@@ -146,7 +156,16 @@ class StepClock:
         self.state.average(step + 1, updated=True)
 
 
-def moments_of(config: AblationStudy) -> dict[int, float]:
+def random_clips(config: Experiment, loop: LoopConfig, device: torch.device) -> dict[str, Any]:
+    """A batch of noise, always the same."""
+    data = config.data
+    shape = (loop.global_batch_size, 3, data.num_frames, data.resolution, data.resolution)
+    video = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    names = list(range(len(video)))
+    return {"video": video.to(device), "index": names, "path": [f"clip {name}" for name in names]}
+
+
+def moments_of(config: Experiment) -> dict[int, float]:
     """The first step of each part of a training that costs differently, and the part's share of all steps."""
     vae, steps = config.vae, config.vae.loop.steps
     starts = {0, vae.adaptation.phase_two_step, *([vae.gan.start_step] if vae.gan.weight else [])}
