@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_vae import clip
 
+from pipelines.inputs.models import take_weights
 from vae.decoupling import decouple, denormalise_motion, normalise_motion, predict, recouple, split_keyframe
 from vae.motion_module import INITIAL_LEVEL, MotionModule
 
@@ -88,3 +89,13 @@ def test_motion_reads_frames_one_by_one(module):
     whole = module(video, video[:, :, 0])
     alone = torch.cat([module(frame, video[:, :, 0]) for frame in video.split(1, dim=2)], dim=2)
     torch.testing.assert_close(whole, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_weights_saved_before_an_option_was_there_are_taken_and_those_of_other_networks_refused():
+    saved, same, other = (
+        MotionModule(config) for config in ({"width": 8}, {"width": 8, "downscale": 2}, {"width": 8, "skips": True})
+    )
+    take_weights(same, saved, "runs/earlier")
+    assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), same.parameters(), strict=True))
+    with pytest.raises(ValueError, match="runs/earlier has another architecture"):
+        take_weights(other, saved, "runs/earlier")
