@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch.utils.data import ConcatDataset
-from tqdm import tqdm
 
 from pipelines.data.clip_dataset import FixedClips
 from pipelines.data.clip_index import SPLITS, ClipIndex
@@ -34,6 +33,7 @@ from pipelines.inputs.models import autoencoder_path
 from pipelines.inputs.precision import autocast
 from pipelines.run.folder import StageFolder
 from pipelines.run.hashes import hash_folder
+from pipelines.run.live_line import told
 from pipelines.run.ranks import connect, wait
 from pipelines.run.stage import main, select
 from vae.interface import VideoAutoencoder
@@ -108,7 +108,7 @@ def write_shards(
     is_silent = torch.distributed.is_initialized() and torch.distributed.get_rank() > 0
     with ThreadPoolExecutor(1) as thread:
         committed: Future[None] | None = None
-        for shard in tqdm(shards, desc=STAGE, unit="shard", disable=is_silent):
+        for shard in told(shards, STAGE, "shard", len(shards), is_silent):
             moments, rgb = stack(list(islice(encoded, len(writer.clips_of(shard)))))
             if committed:
                 committed.result()

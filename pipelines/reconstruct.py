@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from pipelines.data.video_sources import ReadError, Unreadable, VideoSource, find_sources, indexed_sources
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.index import open_index
@@ -37,6 +35,7 @@ from pipelines.parts.reconstruct.latent_map import draw_latent_map
 from pipelines.parts.reconstruct.pages import printed_table, summarise, write_page
 from pipelines.run.checkpoint import publish
 from pipelines.run.folder import StageFolder, write_json
+from pipelines.run.live_line import told
 from pipelines.run.ranks import choose_device
 from pipelines.run.stage import alone, main
 from vae.registry import load_autoencoder
@@ -96,7 +95,7 @@ def reconstruct_files(
         if missing:
             model = load_autoencoder(vae_path).to(choose_device(config.run.device))
             scoring = load_scoring(config)
-            for source in tqdm(missing, desc=STAGE, unit="file", disable=None):
+            for source in told(missing, STAGE, "file", len(missing)):
                 try:
                     # all results of a file appear at once
                     write = partial(reconstruct_file, model, source, options=config.reconstruct, scoring=scoring)

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from einops import rearrange
 from torch import Tensor
-from tqdm import tqdm
 
 from latte.diffusion import Parts
 from latte.latte import Latte
@@ -27,6 +26,7 @@ from pipelines.parts.sample.files import is_complete, write_grid, write_sample
 from pipelines.parts.sample.plan import plan_samples
 from pipelines.parts.sample.previews import preview_writer
 from pipelines.run.folder import StageFolder, write_json
+from pipelines.run.live_line import told
 from pipelines.run.ranks import connect, wait
 from pipelines.run.stage import main, select
 from vae.interface import VideoAutoencoder
@@ -56,7 +56,7 @@ def run(config: Experiment) -> None:
             if every and folder.is_main:
                 preview = preview_writer(folder.path / "previews", model, every, config.sample.fps)
             videos = generate_videos(model, vae, missing, config, ranks.device, weak, preview)
-            shown = tqdm(videos, STAGE, len(missing), unit="video", disable=not folder.is_main)
+            shown = told(videos, STAGE, "video", len(missing), is_silent=not folder.is_main)
             for entry, video in zip(missing, shown, strict=True):
                 write_sample(folder.path, entry, video, config)
         wait()

@@ -59,7 +59,7 @@ def train(
     with (
         torch.random.fork_rng([ranks.device] if ranks.device.type == "cuda" else []),
         Interruption() as interruption,
-        Progress(folder, task.stage, first_step, config.steps, is_main) as progress,
+        Progress(folder, task.stage, first_step, config.steps, is_main, task.best_metric[0]) as progress,
     ):
         progress.restore_sums(state.running)
         for step in range(first_step, config.steps):

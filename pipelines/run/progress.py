@@ -1,4 +1,5 @@
-"""What a training run tells: a progress bar or one line per interval, metrics.jsonl, TensorBoard.
+"""What a training run tells: a live line or a line a minute with the one score that matters; all numbers are in
+metrics.jsonl and TensorBoard.
 
 Lines of metrics.jsonl: {"step", "lr", "steps_per_second", "<player>/loss", "<player>/grad_norm", "<player>/<term>"},
 means since the line before; and {"step", "validation/<score>"}.
@@ -13,15 +14,18 @@ from typing import Any
 from tqdm import tqdm
 
 from pipelines.run.folder import StageFolder
+from pipelines.run.live_line import SECONDS_BETWEEN_LINES
 from pipelines.run.update import UpdateScalars
-
-NUM_VALUES_SHOWN = 6
 
 
 class Progress:
     """Collects the scalars of each step and reports their means; silent in all processes but the main one."""
 
-    def __init__(self, folder: StageFolder, stage: str, first_step: int, num_steps: int, is_main: bool) -> None:
+    def __init__(
+        self, folder: StageFolder, stage: str, first_step: int, num_steps: int, is_main: bool, score: str = "loss"
+    ) -> None:
+        """score: the one that a person is shown, by its name after the player's; "loss" where no player has it."""
+        self._score, self._line_printed = score, -float("inf")
         self._folder, self._stage, self._num_steps, self._is_main = folder, stage, num_steps, is_main
         self._first_step = first_step
         self._sums: dict[str, tuple[float, int]] = {}
@@ -85,16 +89,17 @@ class Progress:
         self._step_reported, self._time_reported = step, now
         self._write(step, {"lr": lr, "steps_per_second": round(rate, 4), **means})
         if self._bar is not None:
-            self._bar.set_postfix_str(_shown(means))
-        elif self._is_main:
-            remaining = tqdm.format_interval((self._num_steps - step) / max(rate, 1e-9))
-            self.say(f"step {step}/{self._num_steps}  {_shown(means)}  {rate:.2f} it/s  ETA {remaining}")
+            self._bar.set_postfix_str(self._shown(means))
+        elif self._is_main and (now - self._line_printed >= SECONDS_BETWEEN_LINES or step == self._num_steps):
+            self._line_printed = now
+            left = tqdm.format_interval((self._num_steps - step) / max(rate, 1e-9))
+            self.say(f"step {step} of {self._num_steps}  {self._shown(means)}  {rate:.3g}/s  {left} left")
 
     def report_validation(self, step: int, scores: Mapping[str, float]) -> None:
         """Write the scores of a validation."""
         if scores:
             self._write(step, {f"validation/{name}": float(value) for name, value in scores.items()})
-            self.say(f"step {step}/{self._num_steps}  validation: {_shown(scores)}")
+            self.say(f"step {step} of {self._num_steps}  held-out {self._shown(scores)}")
 
     def say(self, text: str) -> None:
         """Print one line, above the bar if there is one; the main process only."""
@@ -108,6 +113,7 @@ class Progress:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
 
-
-def _shown(values: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in list(values.items())[:NUM_VALUES_SHOWN])
+    def _shown(self, values: Mapping[str, float]) -> str:
+        by_end = {name.rpartition("/")[2]: name for name in reversed(list(values))}  # the first player's
+        end = self._score if self._score in by_end else "loss" if "loss" in by_end else next(iter(by_end))
+        return f"{end} {values[by_end[end]]:.4g}"

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
+from pipelines.run.live_line import told
+
 # rank 0 validates and saves alone while the others wait
 LONGEST_WAIT = timedelta(hours=6)
 Result = TypeVar("Result")
@@ -94,11 +96,16 @@ def broadcast(tensors: Iterable[torch.Tensor]) -> None:
             dist.broadcast(tensor, 0)
 
 
-def shared(jobs: Sequence[Callable[[], Result]]) -> list[Result]:
-    """What every job gives, in their order: each process does some of them, and has the results of all."""
-    if not dist.is_initialized():
-        return [job() for job in jobs]
-    rank, count = dist.get_rank(), dist.get_world_size()
+def shared(jobs: Sequence[Callable[[], Result]], label: str) -> list[Result]:
+    """What every job gives, in their order: each process does some of them, and has the results of all.
+
+    The first process tells how far it is, under `label`.
+    """
+    rank, count = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    own = jobs[rank::count]
+    found = [job() for job in told(own, label, "part", len(own), is_silent=rank > 0)]
+    if count == 1:
+        return found
     results: list[list[Result]] = [[] for _ in range(count)]
-    dist.all_gather_object(results, [job() for job in jobs[rank::count]], group=processors())
+    dist.all_gather_object(results, found, group=processors())
     return [results[number % count][number // count] for number in range(len(jobs))]

@@ -128,12 +128,14 @@ def test_a_damaged_file_is_named(one_process: Path, tmp_path: Path) -> None:
 
 
 def test_progress_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.parts.evaluate.features.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("pipelines.run.live_line.SECONDS_BETWEEN_LINES", 0.0)
     files = FeatureFiles(tmp_path / "1", NUM_CLIPS)
+    parts = len(files.missing())
     files.fill(clip_set(1), extract, 4, "real clips")
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith(f"real clips: {3}/{NUM_CLIPS} clips, ") or "min left" in lines[0]
-    assert lines[-1].startswith(f"real clips: {NUM_CLIPS}/{NUM_CLIPS} clips, ")
+    assert [line[: line.index("  ")] for line in lines] == [
+        f"real clips: part {number} of {parts}" for number in range(1, parts + 1)
+    ]
     files.fill(clip_set(1), extract, 4, "real clips")
     assert capsys.readouterr().err == "", "nothing to do, nothing to say"
 

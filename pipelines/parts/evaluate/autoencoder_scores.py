@@ -68,7 +68,9 @@ def score_autoencoder(
         features = [extractor.features(side) for side in sides if extractor is not None and len(side)]
         return {name: scores.float().cpu() for name, scores in scored.items()}, features
 
-    batches = shared([partial(score_batch, start) for start in range(0, len(chosen), size)])
+    batches = shared(
+        [partial(score_batch, start) for start in range(0, len(chosen), size)], "evaluate: reconstructions"
+    )
     means = {name: float(torch.cat([scored[name] for scored, _ in batches]).mean()) for name in batches[0][0]}
     about = {
         "model": class_of(folder),

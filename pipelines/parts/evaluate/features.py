@@ -5,8 +5,6 @@ not depend on the number of processes, so neither does any bit of what is comput
 """
 
 import os
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipelines.metrics.clip_set import ClipSet
+from pipelines.run.live_line import told
 from pipelines.run.ranks import wait
 
 CHUNK = 16  # clips per file: minutes of work at most, even on a CPU
-SECONDS_BETWEEN_LINES = 10.0
 
 
 class FeatureFiles:
@@ -46,18 +44,15 @@ class FeatureFiles:
     ) -> None:
         """Compute what is missing, this process its share of it; returns when all processes have done theirs.
 
-        extract: (n, t, h, w, 3) uint8 -> (n, d), n <= batch_size. Rank 0 prints how far all are, under `name`.
+        extract: (n, t, h, w, 3) uint8 -> (n, d), n <= batch_size. Rank 0 tells how far it is, under `name`.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        missing = self.missing()
-        progress = ProgressLines(name, self.num_clips, len(missing), rank == 0)
-        for number in (number for number in missing if number % num_ranks == rank):  # whatever the others wrote since
+        own = [number for number in self.missing() if number % num_ranks == rank]
+        for number in told(own, name, "part", len(own), is_silent=rank > 0):
             positions = range(number * CHUNK, min((number + 1) * CHUNK, self.num_clips))
             features = [extract(batch) for batch, _ in clips.subset(positions).batches(batch_size)]
             self._write(number, torch.cat(features))
-            progress.show(len(self.missing()))
         wait()
-        progress.show(0, last=True)
 
     def load(self) -> Tensor:
         """(num_clips, d) fp32, in the order of the clips; ValueError for a damaged file."""
@@ -81,23 +76,3 @@ class FeatureFiles:
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:05d}.safetensors"
-
-
-class ProgressLines:
-    """A line on stderr every ten seconds: how many clips have their features, how fast, how long still."""
-
-    def __init__(self, name: str, num_clips: int, files_missing: int, is_main: bool) -> None:
-        self.name, self.num_clips, self.is_main = name, num_clips, is_main
-        self._missing_before = files_missing
-        self._started = self._shown = time.monotonic()
-
-    def show(self, files_missing: int, last: bool = False) -> None:
-        """Print if it is time; the last line always, unless there was nothing to do."""
-        now = time.monotonic()
-        if not self.is_main or not self._missing_before or not (last or now - self._shown > SECONDS_BETWEEN_LINES):
-            return
-        self._shown = now
-        rate = (self._missing_before - files_missing) * CHUNK / max(now - self._started, 1e-9)
-        done = max(self.num_clips - files_missing * CHUNK, 0)
-        left = "" if last else f", {files_missing * CHUNK / max(rate, 1e-9) / 60:.1f} min left"
-        print(f"{self.name}: {done}/{self.num_clips} clips, {rate:.2f} per second{left}", file=sys.stderr, flush=True)

@@ -95,7 +95,8 @@ def decode_again(evaluation: Evaluation, vae_path: Path, video_uint8: Tensor) ->
             shown = vae.decode(latents, (batch.shape[2], batch.shape[3], batch.shape[4]))
         return to_uint8(shown.float().cpu())
 
-    return torch.cat(shared([partial(decoded, start) for start in range(0, len(video_uint8), BATCH)]))
+    starts = range(0, len(video_uint8), BATCH)
+    return torch.cat(shared([partial(decoded, start) for start in starts], "evaluate: held-out clips, decoded"))
 
 
 def tell_apart(evaluation: Evaluation, sides: Sides) -> dict[str, Any]:
@@ -108,7 +109,8 @@ def tell_apart(evaluation: Evaluation, sides: Sides) -> dict[str, Any]:
         for seed in range(options.two_sample_seeds)
         for fold in range(FOLDS)
     ]
-    by_seed = torch.tensor(shared(jobs), dtype=torch.float64).unflatten(0, (len(shown), -1, FOLDS)).mean(dim=2)
+    accuracies = torch.tensor(shared(jobs, "evaluate: two-sample networks"), dtype=torch.float64)
+    by_seed = accuracies.unflatten(0, (len(shown), -1, FOLDS)).mean(dim=2)
     found = {name: values.tolist() for name, values in zip(shown, by_seed, strict=True)}
     words = f"steps{options.two_sample_steps}x{options.two_sample_seeds}-{words_of(sides.facts)}"
     scores: dict[str, Any] = {}
@@ -146,4 +148,5 @@ def read_shapes(sides: Sides, classes: Sequence[str]) -> dict[str, Any]:
 
 def read_together(video_uint8: Tensor) -> Readings:
     """`read_scenes`, shared by the processes."""
-    return join(shared([partial(read_scenes, part) for part in video_uint8.split(CLIPS_AT_ONCE)]))
+    parts = [partial(read_scenes, part) for part in video_uint8.split(CLIPS_AT_ONCE)]
+    return join(shared(parts, "evaluate: what clips show"))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tqdm import tqdm
 
 from pipelines.data.clip_index import ClipIndex
 from pipelines.data.video_file import to_uint8
@@ -18,6 +17,7 @@ from pipelines.parts.evaluate.generation import videos_wanted
 from pipelines.parts.evaluate.real_clips import RealFiles
 from pipelines.run.folder import StageFolder, write_json
 from pipelines.run.hashes import digest, hash_folder
+from pipelines.run.live_line import told
 from pipelines.run.random_keys import key
 from pipelines.run.ranks import connect, wait
 from pipelines.run.stage import select
@@ -87,7 +87,8 @@ def generate(folder: Path, missing: Sequence[dict], target: Path, config: Experi
     pipeline = DecoLattePipeline.from_pretrained(folder).to(device)
     pipeline.set_progress_bar_config(disable=True)
     size = config.sample.batch_size
-    for start in tqdm(range(0, len(missing), size), "sampling", unit="batch", disable=None):
+    starts = range(0, len(missing), size)
+    for start in told(starts, "sampling", "batch", len(starts)):
         batch = missing[start : start + size]
         labels = None if batch[0]["class"] is None else [entry["class"] for entry in batch]
         generators = [torch.Generator().manual_seed(entry["seed"]) for entry in batch]
