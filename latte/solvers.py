@@ -88,11 +88,12 @@ def walk_chain(
         for part in x:
             if now[part] < 0:  # given, or finished ahead of the others
                 continue
+            is_waiting = int(following[part]) == int(now[part])  # for the others; known without asking the device
             timestep, earlier = (torch.tensor([int(at[part])], device=device) for at in (now, following))
             level = Level.of(objective, timestep, zero_terminal_snr)
             clean, own_noise = level.clean_and_noise(objective, x[part], prediction.mean[part])
             estimates[part] = clean
-            if earlier == timestep:  # waiting for the others
+            if is_waiting:
                 continue
             chain = Chain.of(timestep, earlier, zero_terminal_snr)
             if draw is None:

@@ -122,7 +122,7 @@ class DeCoVAE(VideoAutoencoder):
         """X_r -> z_r. Closed loop (ours): r is what x^_0 and m^ lack. Open loop (paper): what x_0 and m lack."""
         state, num_frames, closed_loop = coding.state, coding.frames.shape[2], not self.open_loop
         decoded = (state.decoded_keyframe, coding.decoded_motion)
-        if closed_loop:
+        if closed_loop and self.components_are_trained:
             decoded = coding.without_gradient(*decoded)
         # Eq. 5: x^m_t = W(x_0, m_t)
         coding.prediction = predict(*decoded, num_frames)  # W(x^_0, m^): (b, 3, t, h, w)

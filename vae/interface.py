@@ -77,6 +77,7 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
     open_loop: bool = True  # no part's posterior depends on what is drawn for another: moments may be sampled later
     size_multiple: int
     architecture: Any  # the options it was built with
+    components_are_trained: bool = True  # by losses of their own; else a prediction's gradient must reach them
     tiling: Tiling | None = None
 
     # ------------------------------------------------------------------ what a model implements

@@ -45,8 +45,11 @@ def wavelet_l1(
 
 
 def psnr(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """PSNR in dB of every clip from the MSE of the whole clip: (b, c, t, h, w) in [-1, 1] -> (b,)."""
-    error = (decoded.float().clamp(-1, 1) - target.float()).square().flatten(1).mean(dim=1)
+    """PSNR in dB, for a peak of 2, of every clip from the MSE of the whole clip: (b, c, t, h, w) -> (b,).
+
+    Nothing is cut off: pixels are to be clamped to [-1, 1] before, motion and residuals not.
+    """
+    error = (decoded.float() - target.float()).square().flatten(1).mean(dim=1)
     return 10 * torch.log10(4 / error.clamp_min(1e-10))
 
 

@@ -88,5 +88,5 @@ def reconstruction_objective(
         factors = [config.kl_factors.get(part, 1.0) for part in by_part]
         weighted = [factor * value for factor, value in zip(factors, by_part.values(), strict=True)]
         loss = loss + config.kl * torch.stack(weighted).sum()
-    terms["psnr"] = psnr(coded.reconstruction.detach(), video).mean()
+    terms["psnr"] = psnr(coded.reconstruction.detach().clamp(-1, 1), video).mean()
     return loss, terms | coded.statistics

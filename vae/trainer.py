@@ -44,6 +44,7 @@ class VaeTask:
         assert (perceptual is not None) == bool(losses.perceptual), "LPIPS is there if and only if it has a weight"
         self.losses, self.gan, self.adaptation = losses, gan, adaptation
         self.batches, self.validation, self.preview = batches, validation, preview
+        model.components_are_trained = bool(losses.wavelet_low or losses.wavelet_high)
         self.players: dict[str, nn.Module] = {"vae": model}
         self.adversary = Adversary(gan) if gan.weight else None
         if self.adversary is not None:
@@ -89,12 +90,12 @@ class VaeTask:
         for batch in self.validation():
             video = batch["video"].to(next(model.parameters()).device)
             coded = model(video, sample=False)
-            scores = {"psnr": psnr(coded.reconstruction, video)}
-            scores |= {
-                f"psnr_{name}": psnr(pair.decoded, pair.target)
-                for name, pair in coded.components.items()
-                if name != "video"
-            }
+            scores = {"psnr": psnr(coded.reconstruction.clamp(-1, 1), video)}
+            for name, pair in coded.components.items():
+                if name != "video":
+                    is_shown = model.picture_rows.get(name) == "pixels"  # others have no range to be cut to
+                    decoded = pair.decoded.clamp(-1, 1) if is_shown else pair.decoded
+                    scores[f"psnr_{name}"] = psnr(decoded, pair.target)
             for name, values in scores.items():
                 sums[name] = sums.get(name, 0.0) + float(values.sum())
             count += len(video)

@@ -76,6 +76,11 @@ def resize_short_side(video_uint8: Tensor, resolution: int) -> Tensor:
     return rearrange(frames, "t c h w -> t h w c").contiguous()
 
 
+def centre_square(video_uint8: Tensor, resolution: int) -> Tensor:
+    """The frames of a file, (t, h, w, 3) uint8 -> (t, resolution, resolution, 3), as every centre clip is made."""
+    return crop(resize_short_side(video_uint8, resolution), resolution, 0.5, 0.5)
+
+
 class TrainingClips(Dataset):
     """Random clips: `clips[(step, index, global_batch_size)]` is a pure function of its seed, step and index.
 

@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from pipelines.metrics.declared import ALWAYS, HIGHER, Metric, declare
+from pipelines.metrics.random_state import seeded
 
 INPUT_SIZE = 32  # pixels; frames of any size are averaged down to this
 FRAME_STEP = 2  # every second frame: twice the motion per step at half the cost
@@ -117,8 +118,7 @@ def fit(
     frames, labels = shrink(video_uint8), labels.long()
     batch_size = min(BATCH_SIZE, len(frames))
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # initialisation and dropout
+    with seeded(seed):  # initialisation and dropout
         model = VideoClassifier(num_classes).to(device).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=max(steps, 2), pct_start=0.15)

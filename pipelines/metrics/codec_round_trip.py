@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
 CODECS = ("jpeg75", "h264")
-RESIZES = ("antialiased", "lanczos-then-crop", "crop-then-lanczos")
+RESIZES = ("lanczos-then-crop", "crop-then-lanczos")
 JPEG_QUALITY = 75  # Pillow's default: the reference scripts pass q=95, which Pillow ignores
 H264_CRF = 5  # what imageio makes of quality=9, with which Latte writes its samples
 
@@ -62,7 +61,7 @@ def _h264(clip_uint8: Tensor) -> Tensor:
 def resize_and_crop(clip_uint8: Tensor, resolution: int, resize: str) -> Tensor:
     """clip_uint8: (t, h, w, 3) uint8 of a file -> (t, resolution, resolution, 3), the centre square.
 
-    `resize` is one of RESIZES: ours (bicubic, antialiased, on the short side, then crop), StyleGAN-V's or Latte's.
+    `resize` is one of RESIZES: StyleGAN-V's or Latte's.
     """
     if resize not in RESIZES:
         raise ValueError(f"a resize is one of {', '.join(RESIZES)}, got {resize!r}; change the protocol's resize.")
@@ -70,12 +69,7 @@ def resize_and_crop(clip_uint8: Tensor, resolution: int, resize: str) -> Tensor:
         return _lanczos(_centre_square(clip_uint8, min(clip_uint8.shape[1:3])), (resolution, resolution))
     short_side = min(clip_uint8.shape[1:3])
     height, width = (round(size * resolution / short_side) for size in clip_uint8.shape[1:3])
-    if resize == "lanczos-then-crop":
-        return _centre_square(_lanczos(clip_uint8, (height, width)), resolution)
-    frames = rearrange(clip_uint8, "t h w c -> t c h w").float()
-    frames = F.interpolate(frames, size=(height, width), mode="bicubic", align_corners=False, antialias=True)
-    frames_uint8 = frames.round().clamp(0, 255).to(torch.uint8)
-    return _centre_square(rearrange(frames_uint8, "t c h w -> t h w c"), resolution)
+    return _centre_square(_lanczos(clip_uint8, (height, width)), resolution)
 
 
 def _centre_square(clip_uint8: Tensor, size: int) -> Tensor:

@@ -19,7 +19,7 @@ class FvdProtocol:
     real_selection: str = "permutation"  # "permutation": a seeded draw without repetition | "sorted": the first files
     real_start: str = "random"  # where a clip starts in its file: "random", seeded | "first": frame 0
     real_frame_stride: int = 0  # every n-th frame of the real file; 0 = the stride that the generator was trained with
-    resize: str = "antialiased"  # file -> clip, a name of codec_round_trip.RESIZES
+    resize: str = "antialiased"  # file -> clip: as training clips are made, or a name of codec_round_trip.RESIZES
     real_codecs: tuple[str, ...] = ()  # what real clips go through before scoring, names of codec_round_trip.CODECS
     fake_codecs: tuple[str, ...] = ()  # what lossless samples go through before scoring
     needs_lossless: bool = False  # samples that went through a codec get an id of their own

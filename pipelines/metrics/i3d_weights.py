@@ -1,8 +1,6 @@
 """Finds, verifies and loads I3D weights; without a file, builds the stated proxy: the same network, random weights."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +9,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from pipelines.metrics.full_precision import full_precision
 from pipelines.metrics.i3d import MIN_FRAMES, InceptionI3D, preprocess
+from pipelines.metrics.random_state import seeded
 from pipelines.metrics.weight_files import FILES, checked_hash, how_to_fetch, read_tensors
 
 TORCHSCRIPT_FILE = "i3d_torchscript.pt"
@@ -69,18 +69,6 @@ class FeatureExtractor:
             if self.weights_file == TORCHSCRIPT_FILE:
                 return self.network(video, rescale=False, resize=False, return_features=True).float().cpu()
             return self.network(video.bfloat16() if self.precision == "bf16" else video).float().cpu()
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Products in fp32 keep all their bits on a GPU: its convolutions would round to TF32 by default."""
-    matmul = torch.backends.cuda.matmul.allow_tf32
-    with torch.backends.cudnn.flags(allow_tf32=False):
-        torch.backends.cuda.matmul.allow_tf32 = False
-        try:
-            yield
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = matmul
 
 
 def load_i3d(
@@ -172,8 +160,7 @@ def build_proxy(bn_eps: float, num_clips: int = 3) -> InceptionI3D:
     statistics are those of `calibration_clips`, so that at every layer each channel has mean 0 and variance 1 before
     its ReLU: else deep random features of all clips are nearly parallel.
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)  # PyTorch's own initialisation, overwritten below
+    with seeded(0), torch.no_grad():  # PyTorch's own initialisation, overwritten below
         network = InceptionI3D(bn_eps)
         generator = torch.Generator().manual_seed(PROXY_SEED)
         for module in network.modules():

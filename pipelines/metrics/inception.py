@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from pipelines.metrics.declared import ITS_RECORD, LOWER, Metric, declare
+from pipelines.metrics.full_precision import full_precision
 from pipelines.metrics.weight_files import checked_hash, read_tensors
 
 FEATURES, CLASSES = 2048, 1000
@@ -59,7 +60,8 @@ def frame_features(clips_uint8: Tensor, network: nn.Module, num_frames: int) -> 
     seen: list[Tensor] = []
     handle = network.get_submodule("avgpool").register_forward_hook(lambda *call: seen.append(call[2].flatten(1)))
     try:
-        logits = network((frames - mean) / std)
+        with full_precision():
+            logits = network((frames - mean) / std)
     finally:
         handle.remove()
     both = torch.cat([seen[0], logits], dim=1).float().cpu()

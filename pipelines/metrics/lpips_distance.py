@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from pipelines.metrics.declared import LOWER, RECONSTRUCTION, Metric, declare
 from pipelines.metrics.frame_quality import check_pair
+from pipelines.metrics.full_precision import full_precision
+from pipelines.metrics.random_state import seeded
 from pipelines.metrics.weight_files import checked_hash, find_weights, how_to_fetch, read_tensors
 
 LPIPS_BACKBONES = {"alex": "alexnet", "vgg": "vgg16"}  # LPIPS network -> its backbone, a key of weight_files.FILES
@@ -34,7 +36,7 @@ def load_lpips(folder: str | Path, network: str = "alex") -> nn.Module:
     state = read_tensors(path)
     import lpips
 
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with seeded(0), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lpips calls torchvision by arguments that torchvision deprecates
         model = lpips.LPIPS(net=network, pnet_rand=True, verbose=False).eval()
     # lpips cuts torchvision's `features` into slices and keeps the layer numbers.
@@ -55,5 +57,6 @@ def lpips_distance(model: nn.Module, a_uint8: Tensor, b_uint8: Tensor) -> Tensor
     distances = []
     for a, b in zip(a_uint8, b_uint8, strict=True):
         pair = [rearrange(video, "t h w c -> t c h w").to(device).float() / 127.5 - 1 for video in (a, b)]
-        distances.append(model(*pair).mean().cpu())
+        with full_precision():
+            distances.append(model(*pair).mean().cpu())
     return torch.stack(distances)

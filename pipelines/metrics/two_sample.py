@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from pipelines.metrics.declared import IF_MEASURED, ITS_RECORD, LOWER, Metric, declare
+from pipelines.metrics.random_state import seeded
 
 PATCH, FRAME_STEP, BATCH, PEAK_LR = 32, 2, 64, 3e-3
 FOLDS = 2  # every video is judged by a network that has not seen it
@@ -95,8 +96,7 @@ def accuracy_in_fold(
 def fit(generated: Tensor, real: Tensor, seed: int, steps: int, device: torch.device | str) -> PatchDiscriminator:
     """Train on random patches of both, (n, t, h, w, 3) uint8 each, half of every batch generated; in eval mode."""
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         network = PatchDiscriminator().to(device).train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_LR, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=max(steps, 2), pct_start=0.15)

@@ -36,7 +36,8 @@ def connect(device: str = "auto") -> PartialState:
         raise ValueError("run.device is cuda, but torch finds no CUDA device: use run.device=auto or cpu")
     if not PartialState._shared_state:
         # Without a GPU accelerate must be told so: else processes under torchrun each believe to be the only one.
-        on_cpu = device == "cpu" or not torch.accelerator.is_available()
+        # Apple's GPUs lack fp64, which schedules and updates need.
+        on_cpu = device == "cpu" or not torch.cuda.is_available()
         return PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
     return PartialState()
 

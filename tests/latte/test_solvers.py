@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from latte.diffusion import Prediction
 from latte.dpm_solver import DPM_SOLVER, make_dpm_solver, walk_dpm_solver
@@ -209,3 +210,23 @@ def test_our_chains_step_as_those_of_diffusers(objective, method, zero):
             output = torch.cat([output, prediction.variance["motion"]], dim=1)
         x = theirs.step(output, timestep, x, generator=other).prev_sample
     torch.testing.assert_close(ours, x, rtol=1e-3, atol=1e-3)
+
+
+class ReadsOfValues(TorchDispatchMode):
+    """Counts how often Python asks for the value of a tensor, for which a GPU must be waited."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_chain_asks_the_device_for_no_value():
+    timesteps = [{"a": 9, "b": 9}, {"a": 9, "b": 4}, {"a": 4, "b": -1}, {"a": -1, "b": -1}]
+    noise = {part: torch.randn(2, 1, 1, 2, 2) for part in "ab"}
+    with ReadsOfValues() as reads:
+        walk_chain(lambda x, now: Prediction(dict(x)), noise, timesteps, "epsilon")
+    assert reads.count == 0

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+import torch
 
 from pipelines import ablate
 from pipelines.prepare_data import run as prepare_data
@@ -33,6 +34,7 @@ from pipelines.studies.ablation.pool import run_jobs
 from pipelines.studies.ablation.scores import METRICS, OF_NETWORKS, group_of
 from pipelines.studies.ablation.table import build_table, group_means, to_markdown
 from pipelines.studies.ablation.timing import (
+    StepClock,
     measure,
     missing_rows,
     moments_of,
@@ -194,6 +196,18 @@ def test_every_row_is_timed_once_against_the_reference(tmp_path: Path) -> None:
     assert missing_rows(more, read_timing(more)) == ["still"]
     other = replace(config, ablation=replace(config.ablation, reference="a"))
     assert read_timing(other)["rows"] == {}  # ratios to another row
+
+
+def test_a_gpu_is_waited_for_before_the_clock_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the rest of a step is paid by the next reading, and rows in turns look alike."""
+    config = experiment(tmp_path, *SHORT.split())
+    prepare_data(config)
+    clock, order = StepClock.of_vae(config, config), []
+    monkeypatch.setattr(clock, "_train", lambda step: order.append("step"))
+    monkeypatch.setattr(clock.state, "device", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: order.append("wait"))
+    clock.seconds_per_step(2)
+    assert order == ["wait", "step", "step", "wait"] * len(clock.moments)
 
 
 # ---------------------------------------------------------------------- table

@@ -13,8 +13,9 @@ from vae.deco_vae import DeCoVAE
 from vae.deco_vae_config import DecoVaeConfig, LatentChannels
 from vae.encoder import BackboneConfig
 from vae.motion_module import MotionModuleConfig
-from vae.objective import LossConfig, reconstruction_objective
+from vae.objective import GanConfig, LossConfig, reconstruction_objective
 from vae.registry import MODELS, AutoencoderConfig, build_autoencoder, load_autoencoder
+from vae.trainer import VaeTask
 
 all_variants = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -105,11 +106,15 @@ def test_sampling_does_not_depend_on_the_batch(variant):
 
 @all_variants
 @pytest.mark.parametrize("phase", [1, 2])
-def test_every_trainable_parameter_gets_a_gradient(variant, phase):
+@pytest.mark.parametrize("wavelet", [0.2, 0.0])
+def test_every_trainable_parameter_gets_a_gradient(variant, phase, wavelet):
+    """With no loss of the components' own too: then predictions are not detached."""
+    losses = LossConfig(perceptual=0, kl=0, wavelet_low=wavelet, wavelet_high=wavelet)
     model, video = tiny_vae(variant), clip(num_frames=13)
+    VaeTask(model, losses, GanConfig(weight=0), AdaptationConfig(), iter, list, print)
     assert set_phase(model, AdaptationConfig(phase_two_step=10), step=9 if phase == 1 else 10) == phase
     coded = model(video, sample=True, generator=[torch.Generator().manual_seed(i) for i in range(2)])
-    loss, _ = reconstruction_objective(coded, video, LossConfig(perceptual=0), None, lambda name: [])
+    loss, _ = reconstruction_objective(coded, video, losses, None, lambda name: [])
     loss.backward()
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert [name for name, p in trainable.items() if p.grad is None or not p.grad.any()] == []

@@ -44,6 +44,7 @@ def test_pixel_losses_of_a_known_offset():
     target = torch.zeros(2, 3, 5, 8, 8)
     assert pixel_l1(target + 0.5, target).item() == pytest.approx(0.25)
     assert psnr(target + 0.5, target).tolist() == pytest.approx([12.0412, 12.0412], abs=1e-3)
+    assert psnr(target + 9, target + 9).min() > 100, "motion and residuals have no range to be cut to"
     low, high = wavelet_l1(target + 0.5, target, starts_with_image=True)
     num_image, num_group = 4 * 4, 2 * 4 * 4  # low coefficients per channel: one image, two pairs
     assert low.item() == pytest.approx((0.5 * num_image + 0.25 * 8**0.5 * num_group) / (num_image + num_group))
@@ -120,6 +121,10 @@ def test_a_few_steps_reduce_the_loss(variant):
     assert losses[-1] < 0.7 * losses[0]
     scores = task.validate(task.players["vae"], 15)
     assert scores["psnr"] > 0
+    if variant != "plain":
+        video = task.validation()[0]["video"]
+        pair = task.players["vae"](video, sample=False).components["motion"]
+        assert scores["psnr_motion"] == pytest.approx(psnr(pair.decoded, pair.target).mean().item(), abs=1e-3)
     assert ("psnr_keyframe" in scores) == (variant != "plain")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from pipelines.data.clip_dataset import centre_square
 from pipelines.data.clip_index import ClipEntry, ClipIndex
 from pipelines.data.video_file import read_video
 from pipelines.inputs.experiment import Experiment
@@ -51,13 +52,15 @@ class RealFiles:
         entry = self.entries[position]
         frames = real_frame_indices(self.protocol, entry.num_frames, self.training_stride, position, self.seed)
         clip = read_video(self.root / entry.path, frames, entry.reader)
+        if self.protocol.resize == FvdProtocol.resize:  # the very clips that a generator is made of
+            return centre_square(clip, self.resolution)
         return resize_and_crop(clip, self.resolution, self.protocol.resize)
 
     def content(self, positions: Sequence[int]) -> str:
         """Digest of all that decides about these clips, file contents included: what caches are called after."""
         protocol = self.protocol
         reading = [protocol.num_frames, protocol.real_start, protocol.real_frame_stride or self.training_stride]
-        reading += [protocol.resize, self.resolution, self.seed]
+        reading += [protocol.resize + " uint8" * (protocol.resize == FvdProtocol.resize), self.resolution, self.seed]
         files = [[position, self.entries[position].sha256] for position in positions]
         return digest(files, reading)
 

@@ -12,10 +12,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from pipelines.data.clip_dataset import centre_square
 from pipelines.data.video_file import read_video, to_float
 from pipelines.data.video_sources import VideoSource
 from pipelines.inputs.experiment import Experiment
-from pipelines.metrics.codec_round_trip import resize_and_crop
 from pipelines.metrics.compactness import compactness, principal_components, standardise
 from pipelines.metrics.rfvd import clip_starts
 from pipelines.parts.reconstruct.folders import results_folder
@@ -67,7 +67,7 @@ def clips(config: Experiment, sources: Sequence[VideoSource]) -> Iterator[tuple[
     for number, source in enumerate(sources):
         for start in clip_starts(source.num_frames, config.data.num_frames, CLIPS_PER_FILE):
             frames = read_video(source.path, range(start, start + config.data.num_frames), source.random_reader)
-            yield number, to_float(resize_and_crop(frames, config.data.resolution, "antialiased")).unsqueeze(0)
+            yield number, to_float(centre_square(frames, config.data.resolution)).unsqueeze(0)
 
 
 @torch.no_grad()

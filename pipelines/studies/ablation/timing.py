@@ -143,11 +143,17 @@ class StepClock:
         """Mean over the training, from `count` steps in each of its parts."""
         total = 0.0
         for step, share in self.moments.items():
-            started = self.clock()
+            started = self._now()
             for _ in range(count):
                 self._train(step)
-            total += share * (self.clock() - started) / count
+            total += share * (self._now() - started) / count
         return total
+
+    def _now(self) -> float:
+        """The clock when all that was begun is done: a GPU's queue would be paid for by the next reading."""
+        if self.state.device.type == "cuda":
+            torch.cuda.synchronize(self.state.device)
+        return self.clock()
 
     def _train(self, step: int) -> None:
         draws = Draws(self.seed, self.task.stage, step, self.batch["index"])
