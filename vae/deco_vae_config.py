@@ -60,7 +60,8 @@ class DecoVaeConfig:
         channels = self.latent_channels
         if self.shared_projection and not channels.keyframe == channels.motion == channels.residual:
             raise ValueError(f"vae.deco_vae.shared_projection needs equal latent_channels, got {channels}")
-
+        if self.shared_projection and self.motion and self.motion_decoder == "small":
+            raise ValueError("vae.deco_vae.shared_projection needs vae.deco_vae.motion_decoder=shared")
         if self.motion and self.motion_decoder == "shared" and self.motion_module.downscale > 1:
             raise ValueError("vae.deco_vae.motion_decoder shared needs vae.deco_vae.motion_module.downscale=1")
         if self.patch_size % self.motion_module.downscale:

@@ -22,4 +22,4 @@ def compile_blocks(model: nn.Module, kind: type[nn.Module]) -> None:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, LARGEST_NUM_SHAPES)
     for module in model.modules():
         if isinstance(module, kind):
-            module.compile()
+            module.compile(dynamic=False)  # else one smaller micro-batch makes every later one run a general graph

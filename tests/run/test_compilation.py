@@ -38,6 +38,15 @@ def test_a_compiled_block_of_latte_changes_nothing():
         torch.testing.assert_close(after[name], before[name], atol=1e-4, rtol=1e-3)
 
 
+def test_a_graph_is_made_for_every_shape(monkeypatch):
+    """A general one, which torch makes by itself once shapes differ, would serve all later batches, slower."""
+    asked = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: asked.append(options))
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    compile_blocks(BlockStack(4, depth=2), ResidualBlock)
+    assert asked == [{"dynamic": False}] * 2
+
+
 def test_a_missing_compiler_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)

@@ -226,5 +226,7 @@ def test_unknown_names_and_folders_are_refused(tmp_path):
         build_autoencoder(AutoencoderConfig(name="iv"))
     with pytest.raises(ValueError, match="holds no autoencoder"):
         load_autoencoder(tmp_path)
+    with pytest.raises(ValueError, match="shared_projection .*motion_decoder=shared"):
+        DecoVaeConfig(shared_projection=True, latent_channels=LatentChannels(4, 4, 4))
     with pytest.raises(ValueError, match="shared_projection .*latent_channels"):
         DecoVaeConfig(shared_projection=True)

@@ -16,7 +16,7 @@ from pipelines.studies.ablation.worker import work
 
 SECONDS_BETWEEN_LOOKS = 0.1
 # What a training and its scores import only when they come to it; here it is imported once for all runs.
-IMPORTED_LATE = ("diffusers.training_utils", "torch.utils.tensorboard", "torchmetrics.functional.image")
+IMPORTED_LATE = ("diffusers.training_utils", "torch.utils.tensorboard")
 
 
 def run_jobs(jobs: Sequence[Job], processes: int, ended: Callable[[dict[str, str]], None]) -> dict[str, str]:
