@@ -31,13 +31,12 @@ def _squared_error(a_uint8: Tensor, b_uint8: Tensor) -> Tensor:
 
 
 def psnr(a_uint8: Tensor, b_uint8: Tensor) -> Tensor:
-    """a_uint8, b_uint8: (n, t, h, w, 3) uint8 -> (n,) dB, from the MSE of the whole clip; identical clips give 100."""
-    check_pair(a_uint8, b_uint8)
-    return _decibel(reduce(_squared_error(a_uint8, b_uint8), "n t -> n", "mean"))
+    """a_uint8, b_uint8: (n, t, h, w, 3) uint8 -> (n,) dB, the mean of the frames' PSNR, as papers print it."""
+    return frame_psnr(a_uint8, b_uint8).mean(dim=1)
 
 
 def frame_psnr(a_uint8: Tensor, b_uint8: Tensor) -> Tensor:
-    """a_uint8, b_uint8: (n, t, h, w, 3) uint8 -> (n, t) dB of every frame; its mean is the PSNR most papers print."""
+    """a_uint8, b_uint8: (n, t, h, w, 3) uint8 -> (n, t) dB of every frame; identical frames give 100."""
     check_pair(a_uint8, b_uint8)
     return _decibel(_squared_error(a_uint8, b_uint8))
 

@@ -17,7 +17,7 @@ LPIPS_BACKBONES = {"alex": "alexnet", "vgg": "vgg16"}  # LPIPS network -> its ba
 SMALLEST_FOR_LPIPS = 32  # pixels: less than that, the backbone's pools leave nothing
 for name, network in {"lpips_alex": "AlexNet", "lpips_vgg": "VGG16"}.items():
     meaning = f"Perceptual distance (LPIPS, {network}) of the reconstruction. Lower is better."
-    declare(Metric(name, meaning, LOWER, "{clips} held-out clips", RECONSTRUCTION))
+    declare(Metric(name, meaning, LOWER, "all frames of {clips} held-out clips", RECONSTRUCTION))
 
 
 def load_lpips(folder: str | Path, network: str = "alex") -> nn.Module:

@@ -32,7 +32,7 @@ def test_every_metric_is_explained_and_has_an_id(name: str) -> None:
 
 def test_an_id_is_made_of_options_scores_and_records() -> None:
     metrics = declared_metrics()
-    assert metrics["psnr"].identity({"clips": 6}, {}) == "6 held-out clips"
+    assert metrics["psnr"].identity({"clips": 6}, {}) == "all frames of 6 held-out clips"
     assert metrics["diversity"].identity({}, {"classifier_clips": 64}) == "64 held-out clips at most"
     assert metrics["kernel_distance_i3d"].identity({"fvd16_record": {"id": "strict"}}, {}) == "strict"
     with pytest.raises(ValueError, match="fvd16 has no 'id'.*another version"):

@@ -20,11 +20,11 @@ def test_psnr_of_a_known_offset_is_the_closed_form() -> None:
     torch.testing.assert_close(frame_psnr(video, video + 4), expected[:, None].expand(2, 3), rtol=0, atol=1e-5)
 
 
-def test_clip_psnr_uses_the_mse_of_the_whole_clip() -> None:
+def test_psnr_of_a_clip_is_the_mean_of_its_frames() -> None:
     video = random_video(1, 1, 4, 8, 8) // 2
     changed = video.clone()
-    changed[:, 0] += 8  # one bad frame of four: the whole clip's MSE is a quarter of that frame's
-    assert psnr(video, changed).item() == pytest.approx(20 * math.log10(255 / 8) + 10 * math.log10(4), abs=1e-4)
+    changed[:, 0] += 8  # one bad frame of four
+    assert psnr(video, changed).item() == pytest.approx((20 * math.log10(255 / 8) + 3 * 100) / 4, abs=1e-4)
     assert frame_psnr(video, changed)[0, 1:].tolist() == [100.0] * 3
 
 

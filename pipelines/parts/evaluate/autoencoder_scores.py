@@ -28,7 +28,6 @@ from vae.interface import crop
 
 BATCH, PIXELS_OF_BATCH = 16, 16 * 64 * 64  # clips coded at once, fewer of larger ones
 CLIP_FRAMES = 16  # frames of the clips whose I3D features are compared, where they have so many
-AFTER_FIRST = slice(1, None)  # frame 0 is the keyframe, which has a score of its own
 OF_COMPONENTS = ("psnr_warp_only", "psnr_warp_decoded")  # null for a model without motion, which has no warp
 NAMES = ("psnr", "psnr_copy_first_frame", *OF_COMPONENTS, "ssim", "psnr_keyframe")
 
@@ -42,7 +41,7 @@ def rfvd_extractor(config: Experiment) -> FeatureExtractor | None:
 def score_autoencoder(
     folder: Path, config: Experiment, index: ClipIndex, device: torch.device, extractor: FeatureExtractor | None
 ) -> dict[str, Any]:
-    """Means over held-out clips, over frames 1 .. t - 1, on uint8; PSNR from the MSE of the whole clip.
+    """Means over the frames of held-out clips, on uint8, then over clips.
 
     folder: of an autoencoder of ours or of diffusers. With an extractor also rfvd and rfvd_per_clip. To be called by
     all processes, which share the clips.
@@ -60,10 +59,9 @@ def score_autoencoder(
         video = collate([clips[i] for i in chosen[start : start + size]])["video"]
         true, shown = to_uint8(video), components_of(vae, video.to(device))
         reconstruction = shown["reconstruction"]
-        scored = score_components(shown, true, NAMES, AFTER_FIRST)
+        scored = score_components(shown, true, NAMES)
         if lpips is not None:
-            pair = (reconstruction[:, AFTER_FIRST], true[:, AFTER_FIRST])
-            scored[f"lpips_{options.lpips_network}"] = lpips_distance(lpips, *pair)
+            scored[f"lpips_{options.lpips_network}"] = lpips_distance(lpips, reconstruction, true)
         sides = [side[: max(options.rfvd_clips - start, 0), :num_frames] for side in (true, reconstruction)]
         features = [extractor.features(side) for side in sides if extractor is not None and len(side)]
         return {name: scores.float().cpu() for name, scores in scored.items()}, features
