@@ -24,8 +24,8 @@ SCORED_COMPONENTS = frozenset(component for component, _ in COMPONENT_SCORES.val
 declare(
     Metric(
         "psnr",
-        "PSNR of the reconstruction in dB, on uint8: mean over all frames of held-out clips, frame 0 included, as papers "
-        "print it. Higher is better.",
+        "PSNR of the reconstruction in dB, on uint8: mean over all frames of held-out clips, frame 0 included, as "
+        "papers print it. Higher is better.",
         HIGHER,
         compared_by="all frames of {clips} held-out clips",
         table=RECONSTRUCTION,
