@@ -23,7 +23,7 @@ from pipelines.run.ranks import disconnect
 from vae.registry import build_autoencoder
 
 ROOT = Path(__file__).resolve().parents[2]
-NANO = ROOT / "tests" / "tiny" / "nano.yaml"
+NANO = ROOT / "tests" / "nano.yaml"
 SHARDS_OF = "cache.clips_per_shard=2"  # 40 clips in 20 shards
 NUM_KILLS = 3
 LONGEST_WAIT_SECONDS = 200

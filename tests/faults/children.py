@@ -22,7 +22,7 @@ from pipelines import chain  # noqa: F401
 from pipelines.inputs.experiment import Experiment
 from pipelines.run.stage import main
 
-NANO = Path(__file__).resolve().parents[1] / "tiny" / "nano.yaml"
+NANO = Path(__file__).resolve().parents[1] / "nano.yaml"
 SHAPES = "{resolution: 32, num_frames: 20, train_per_class: 1, validation_per_class: 1}"
 STAGES = ("prepare_data", "train_motion", "train_vae", "cache_latents")
 QUIET = ("validate_every=0", "preview_every=0")

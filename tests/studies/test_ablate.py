@@ -44,7 +44,7 @@ from pipelines.studies.ablation.timing import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-NANO = ROOT / "tests" / "tiny" / "nano.yaml"
+NANO = ROOT / "tests" / "nano.yaml"
 OVERLAYS = {
     "base/plain.yaml": "vae: {name: plain_vae, plain_vae: {encoder: '${vae.deco_vae.decoder}', decoder: "
     "'${vae.deco_vae.decoder}', latent_channels: 6}}",

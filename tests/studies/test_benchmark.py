@@ -196,7 +196,7 @@ def test_cache_rows_are_measured_once_and_written(tmp_path, capsys):
     options = [f"run.root={tmp_path}", "run.device=cpu", "run.name=benchmark", "run.threads=1", "benchmark.rounds=1"]
     options += ["benchmark.resolution=32", "benchmark.cache_clips=3", "benchmark.cache_gb=0.002", "benchmark.repeats=3"]
     config = load_config(
-        Benchmark, [str(ROOT / "tests" / "tiny" / "nano.yaml"), *options], ROOT / "tests" / "tiny" / "nano.yaml"
+        Benchmark, [str(ROOT / "tests" / "nano.yaml"), *options], ROOT / "tests" / "tiny" / "nano.yaml"
     )
     cache_speed.run(config)
     content = json.loads((tmp_path / "benchmark" / "cache.json").read_text())

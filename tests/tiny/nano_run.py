@@ -11,7 +11,7 @@ from pipelines.inputs.experiment import Experiment
 from pipelines.run.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
-NANO = Path(__file__).parent / "nano.yaml"
+NANO = Path(__file__).parents[1] / "nano.yaml"
 LONGEST_WAIT_SECONDS = 240
 
 
