@@ -1,42 +1,20 @@
 """Which files a data set consists of, and what their names, folders and lists say about class, split and group."""
 
-import csv
 import os
+import posixpath
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 
+from pipelines.data.csv_list import read_csv
 from pipelines.data.data_config import DataConfig
+from pipelines.data.inventory import SPLIT_FOLDERS, TEST_FOLDERS, Inventory, VideoFile, group_of, text_lines
 
-UCF_NAME = re.compile(r"v_(?P<name>.+)_g(?P<group>\d+)_c(?P<clip>\d+)")
 # Text and pictures stand beside videos in many data sets; everything else is tried and, if it fails, reported.
 NOT_VIDEO = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".md", ".html", ".pdf", ".xml", ".srt", ".py"}
 NOT_VIDEO |= {".jpg", ".jpeg", ".png", ".zip", ".rar", ".gz", ".tar", ".npy", ".npz", ".safetensors", ".part", ".sh"}
-SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "validation", "valid": "validation"}
-SPLIT_FOLDERS |= {"validation": "validation", "test": "validation", "testing": "validation"}
-
-
-@dataclass(frozen=True)
-class VideoFile:
-    """A file before it has been opened."""
-
-    path: str  # relative to the root, with /
-    class_name: str = ""  # "" = no class
-    split: str = ""  # "train", "validation", or "" = not yet assigned
-    group: str = ""  # files of a group never stand on both sides of a split
-
-
-@dataclass(frozen=True)
-class Inventory:
-    """What lies under a root."""
-
-    root: Path
-    classes: tuple[str, ...]
-    files: tuple[VideoFile, ...]
-    rejected: tuple[tuple[str, str], ...] = ()
-    missing: tuple[str, ...] = ()
 
 
 def take_inventory(config: DataConfig) -> Inventory:
@@ -49,14 +27,19 @@ def take_inventory(config: DataConfig) -> Inventory:
     if not config.root or not root.exists():
         raise ValueError(f"data.root {config.root!r} does not exist; give a folder of videos or a CSV of path,label")
     if root.is_file():
-        return _from_csv(root)
-    paths = sorted(_walk(root))
+        return read_csv(root)
+    walked = sorted(_walk(root))
+    paths = [path for path in walked if _is_text(path)]
     if not paths:
         raise ValueError(f"data.root {root} holds no file that could be a video; give a folder of videos or a CSV")
     lists = Path(config.splits) if config.splits else root
     if config.splits or (root / f"trainlist{config.split_number:02d}.txt").exists():
-        return _from_lists(root, paths, lists, config.split_number)
-    return _from_folders(root, paths)
+        inventory = _from_lists(root, paths, lists, config.split_number)
+    else:
+        inventory = _from_folders(root, paths)
+    unnamed = [os.fsencode(path).decode(errors="backslashreplace") for path in walked if not _is_text(path)]
+    reason = "its name is no text in UTF-8; rename it"
+    return replace(inventory, rejected=(*inventory.rejected, *((name, reason) for name in unnamed)))
 
 
 def assign_splits(files: Sequence[VideoFile], fraction: float, seed: int) -> list[VideoFile]:
@@ -95,14 +78,15 @@ def read_split_lists(folder: Path, number: int) -> tuple[tuple[str, ...], dict[s
     for name, split in ((f"trainlist{number:02d}.txt", "train"), (f"testlist{number:02d}.txt", "validation")):
         if not (folder / name).exists():
             raise ValueError(f"{folder} holds no {name}; correct data.splits (the folder of the lists)")
-        for line in _lines(folder / name):
-            path = re.sub(r"\s+\d+$", "", line).replace("\\", "/")  # the train lists append the class number
+        for line in text_lines(folder / name):
+            # the train lists append the class number
+            path = posixpath.normpath(re.sub(r"\s+\d+$", "", line).replace("\\", "/"))
             if splits.setdefault(path, split) != split:
                 raise ValueError(f"{folder}: {path} stands in the train list and in the test list; remove it from one")
     named = {PurePosixPath(path).parts[0] for path in splits}
     if not (folder / "classInd.txt").exists():
         return tuple(sorted(named)), splits
-    numbered = [line.split(maxsplit=1) for line in _lines(folder / "classInd.txt")]
+    numbered = [line.split(maxsplit=1) for line in text_lines(folder / "classInd.txt")]
     if any(len(pair) != 2 or not pair[0].isdigit() for pair in numbered):
         raise ValueError(f"{folder / 'classInd.txt'}: expected lines such as '1 ApplyEyeMakeup'")
     classes = tuple(name for _, name in sorted(numbered, key=lambda pair: int(pair[0])))
@@ -111,26 +95,14 @@ def read_split_lists(folder: Path, number: int) -> tuple[tuple[str, ...], dict[s
     return classes, splits
 
 
-def group_of(path: str) -> str:
-    """Files with one UCF-101 group are cuts of one video: "Class_g07"; any other file is a group of its own."""
-    match = UCF_NAME.fullmatch(PurePosixPath(path).stem)
-    return f"{match['name']}_g{match['group']}" if match else path
-
-
 def _from_lists(root: Path, paths: list[str], lists: Path, number: int) -> Inventory:
     classes, splits = read_split_lists(lists, number)
-    on_disk = set(paths)
-    by_stem: dict[str, list[str]] = {}  # a re-encoded copy may have another suffix or folder
-    for path in paths:
-        by_stem.setdefault(PurePosixPath(path).stem, []).append(path)
-    files, missing = {}, []
-    for listed, split in splits.items():
-        same_stem = by_stem.get(PurePosixPath(listed).stem, [])
-        if listed not in on_disk and len(same_stem) != 1:
-            missing.append(listed)
-            continue
-        found = listed if listed in on_disk else same_stem[0]
-        files[found] = VideoFile(found, PurePosixPath(listed).parts[0], split, group_of(found))
+    found = find_listed(tuple(splits), paths, classes)
+    missing = [listed for listed in splits if listed not in found]
+    files = {
+        path: VideoFile(path, PurePosixPath(listed).parts[0], splits[listed], group_of(path))
+        for listed, path in found.items()
+    }
     if not files:
         raise ValueError(f"the lists in {lists} name no file that lies in {root}; correct data.root or data.splits")
     reason = f"in neither trainlist{number:02d}.txt nor testlist{number:02d}.txt"
@@ -138,60 +110,100 @@ def _from_lists(root: Path, paths: list[str], lists: Path, number: int) -> Inven
     return Inventory(root, classes, tuple(files[path] for path in sorted(files)), rejected, tuple(missing))
 
 
+def find_listed(listed: Sequence[str], paths: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
+    """{path in a list: file that it means}: the file itself or, of a re-encoded copy with another suffix or in another
+    folder, the only one of that stem. Not one that lies in the folder of another class, or that a list names itself,
+    or that two listed paths would claim."""
+    on_disk, named = set(paths), set(listed)
+    by_stem: dict[str, list[str]] = {}
+    for path in paths:
+        by_stem.setdefault(PurePosixPath(path).stem, []).append(path)
+    absent = [path for path in listed if path not in on_disk]
+    claims: dict[str, list[str]] = {}
+    for path in absent:
+        others = set(classes) - {PurePosixPath(path).parts[0]}
+        same_stem = by_stem.get(PurePosixPath(path).stem, [])
+        free = [one for one in same_stem if one not in named and not others & set(PurePosixPath(one).parts[:-1])]
+        if len(free) == 1:
+            claims.setdefault(free[0], []).append(path)
+    copies = {wanted[0]: path for path, wanted in claims.items() if len(wanted) == 1}
+    return {path: path if path in on_disk else copies[path] for path in listed if path in on_disk or path in copies}
+
+
 def _from_folders(root: Path, paths: list[str]) -> Inventory:
     parts = {path: PurePosixPath(path).parts for path in paths}
     in_folders = [path for path in paths if len(parts[path]) > 1]
     if not in_folders:  # a folder without classes
         return Inventory(root, (), tuple(VideoFile(path, group=group_of(path)) for path in paths))
-    has_splits = all(parts[path][0].lower() in SPLIT_FOLDERS for path in in_folders)
-    depth = 1 if has_splits else 0
-    with_class = any(len(parts[path]) > depth + 1 for path in in_folders)
+    tops = {parts[path][0] for path in in_folders}
+    splits = split_folders(root, [parts[path] for path in in_folders])
+    depth = 1 if splits else 0
+    with_class = any(len(parts[path]) > depth + 1 for path in in_folders if not splits or parts[path][0] in splits)
+    left_out = "lies in a test folder, and there is one for validation" if splits else ""
     files, rejected = [], []
     for path in paths:
-        if len(parts[path]) == 1 or (with_class and len(parts[path]) <= depth + 1):
+        top = parts[path][0]
+        if splits and top in tops and top not in splits:
+            is_test = top.lower() in TEST_FOLDERS
+            rejected.append((path, left_out if is_test else f"lies outside the folders {', '.join(sorted(splits))}"))
+        elif len(parts[path]) == 1 or (with_class and len(parts[path]) <= depth + 1):
             rejected.append((path, "lies outside the class folders"))
-            continue
-        class_name = parts[path][depth] if with_class else ""
-        split = SPLIT_FOLDERS[parts[path][0].lower()] if has_splits else ""
-        files.append(VideoFile(path, class_name, split, group_of(path)))
+        else:
+            class_name = parts[path][depth] if with_class else ""
+            files.append(VideoFile(path, class_name, splits.get(top, ""), group_of(path)))
     classes = tuple(sorted({file.class_name for file in files} - {""}))
     return Inventory(root, classes, tuple(files), tuple(rejected))
 
 
-def _from_csv(path: Path) -> Inventory:
-    """path,label[,split] per line, a header line allowed; paths are relative to the CSV's folder."""
-    files: dict[str, VideoFile] = {}
-    missing = []
-    for number, row in enumerate(csv.reader(_lines(path)), start=1):
-        cells = [cell.strip() for cell in row] + ["", ""]
-        if number == 1 and cells[0].lower() == "path":
-            continue
-        video, label, split = cells[0].replace("\\", "/"), cells[1], cells[2].lower()
-        if split and split not in SPLIT_FOLDERS:
-            raise ValueError(f"{path} line {number}: got split {split!r}, expected train, validation or nothing")
-        if video in files:
-            raise ValueError(f"{path} line {number}: {video} stands there twice; remove one line")
-        files[video] = VideoFile(video, label, SPLIT_FOLDERS.get(split, ""), group_of(video))
-        if not (path.parent / video).exists():
-            missing.append(video)
-    if not files:
-        raise ValueError(f"{path} names no file; expected lines path,label[,split]")
-    classes = {file.class_name for file in files.values()}
-    if "" in classes and len(classes) > 1:
-        raise ValueError(f"{path} gives some files a label and others none; give all of them one, or none")
-    found = tuple(file for file in files.values() if file.path not in set(missing))
-    return Inventory(path.parent, tuple(sorted(classes - {""}, key=_natural)), found, (), tuple(missing))
+def split_folders(root: Path, parts: Sequence[tuple[str, ...]]) -> dict[str, str]:
+    """{top folder: split} where the folders of a root are splits, {} where they are classes.
+
+    parts: of the paths that lie in folders. Folders for training and for validation with class folders in them are
+    splits, whatever lies beside them. ValueError where both readings are possible.
+    """
+    tops = {one[0]: max(len(other) for other in parts if other[0] == one[0]) for one in parts}
+    named = {top: SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in SPLIT_FOLDERS}
+    others = sorted(set(tops) - set(named))
+    if others and named:
+        has_both, has_classes = set(named.values()) == {"train", "validation"}, min(tops[top] for top in named) > 2
+        if not has_both and max(tops[top] for top in named) <= 2:
+            return _one_level_higher(root, parts)  # a class that happens to be called so, beside others
+        if not (has_both and has_classes):
+            raise ValueError(
+                f"data.root {root} holds folders that are named as splits, {', '.join(sorted(named))}, beside others, "
+                f"such as {others[0]}: move the others away, or name the files in a CSV of path,label,split"
+            )
+    if not named:
+        return _one_level_higher(root, parts)
+    is_test = {top: top.lower() in TEST_FOLDERS for top in named}
+    if any(split == "validation" and not is_test[top] for top, split in named.items()):
+        named = {top: split for top, split in named.items() if not is_test[top]}
+    return named
 
 
-def _natural(name: str) -> tuple[int, str]:
-    return (int(name), "") if name.isdigit() else (-1, name)
+def _one_level_higher(root: Path, parts: Sequence[tuple[str, ...]]) -> dict[str, str]:
+    """{} for class folders. ValueError where these seem to lie one level deeper."""
+    tops = {one[0] for one in parts}
+    if len(tops) == 1 and len({one[1] for one in parts if len(one) > 2}) > 1:
+        raise ValueError(
+            f"data.root {root} holds one folder, {parts[0][0]}, with folders in it: set data.root to it where those "
+            "are the classes, or name the files in a CSV of path,label"
+        )
+    inner = [{one[1] for one in parts if one[0] == top and len(one) > 2} for top in sorted(tops)]
+    if len(tops) > 1 and all(len(names) > 1 for names in inner) and set.intersection(*inner):
+        raise ValueError(
+            f"data.root {root} holds the folders {', '.join(sorted(tops)[:3])}, and in each of them folders of the "
+            "same names: which of them are classes? Name the files in a CSV of path,label"
+        )
+    return {}
 
 
-def _lines(path: Path) -> list[str]:
+def _is_text(name: str) -> bool:
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8; save it as such") from error
+        name.encode()
+    except UnicodeEncodeError:  # bytes of a file's name that are no UTF-8
+        return False
+    return True
 
 
 def _walk(root: Path) -> Iterator[str]:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pipelines.data.clip_index import ClipIndex, build_index
 from pipelines.data.data_config import DataConfig
-from pipelines.data.split_lists import VideoFile, assign_splits, group_of, read_split_lists, take_inventory
+from pipelines.data.inventory import VideoFile, group_of
+from pipelines.data.split_lists import assign_splits, read_split_lists, take_inventory
 
 TINY = {"num_frames": 5, "resolution": 16, "probe_workers": 1}
 SMALL_FILE = {"num_frames": 6, "height": 16, "width": 24}

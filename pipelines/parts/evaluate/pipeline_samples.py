@@ -15,6 +15,7 @@ from pipelines.inputs.samples import sample_file
 from pipelines.metrics.fvd_protocols import class_quotas, find_protocol
 from pipelines.parts.evaluate.generation import videos_wanted
 from pipelines.parts.evaluate.real_clips import RealFiles
+from pipelines.run.file_names import file_name
 from pipelines.run.folder import StageFolder, write_json
 from pipelines.run.hashes import digest, hash_folder
 from pipelines.run.live_line import told
@@ -77,7 +78,7 @@ def plan_videos(config: Experiment, index: ClipIndex) -> list[dict]:
         name = index.classes[label] if label >= 0 else None
         seed = key(config.run.seed, "evaluate", position) % 2**31
         entry = {"index": position, "class": name, "label": label, "seed": seed}
-        plan.append(entry | {"name": f"{position:05d}-{name or 'video'}"})
+        plan.append(entry | {"name": f"{position:05d}-{file_name(name or 'video')}"})
     return plan
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from latte.latte import Latte
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.first_frame import choose_first_frames
+from pipelines.run.file_names import file_name
 
 
 def plan_samples(config: Experiment, model: Latte) -> list[dict]:
@@ -28,7 +29,7 @@ def plan_samples(config: Experiment, model: Latte) -> list[dict]:
                 "class": name if label >= 0 else None,
                 "label": label,
                 "seed": sample.interpolate[0] if sample.interpolate else sample.seed + index,
-                "name": f"{index:05d}-{name}",
+                "name": f"{index:05d}-{file_name(name)}",
             }
             if sample.interpolate:
                 entry["place"] = place
