@@ -4,6 +4,7 @@ python pipelines/prepare_data.py [CONFIG.yaml ...] [data.root=FOLDER] [key=value
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 from pipelines.data.clip_index import ClipIndex, build_index
 from pipelines.data.synthetic import write_moving_shapes
@@ -31,10 +32,11 @@ def run(config: Experiment) -> None:
         if not folder.is_main:
             return
         index_file, data = folder.path / "index.json", config.data
+        runs = Path(config.run.root) if data.root else None  # they hold the embedded data set
         if not data.root:
             data = replace(data, root=str(folder.path / "moving_shapes"), flip=False)
             write_moving_shapes(folder.path / "moving_shapes", data.shapes)
-        index = build_index(data, config.run.seed, probe_cache=folder.path / "checked_files.jsonl")
+        index = build_index(data, config.run.seed, folder.path / "checked_files.jsonl", without=runs)
         if index_file.exists() and (before := ClipIndex.load(index_file)).fingerprint != index.fingerprint:
             if before.root.resolve() != index.root.resolve():
                 raise ValueError(

@@ -106,18 +106,21 @@ class ClipIndex:
         return index
 
 
-def build_index(config: DataConfig, seed: int, probe_cache: Path | None = None) -> ClipIndex:
+def build_index(
+    config: DataConfig, seed: int, probe_cache: Path | None = None, without: Path | None = None
+) -> ClipIndex:
     """Finds, checks and splits the files of data.root.
 
     Args:
         config: data section; root must be set.
         seed: of the split, where no list gives one.
         probe_cache: file that remembers checks by (path, size, mtime).
+        without: a folder whose files are no data: that of the runs.
 
     Raises:
         ValueError: the root or lists are wrong, or no training file is left.
     """
-    inventory = take_inventory(config)
+    inventory = take_inventory(config, without)
     answers = probe_files(inventory.root, [file.path for file in inventory.files], config, probe_cache)
     accepted, rejected = _accept(inventory, answers, config)
     files = assign_splits(accepted, config.validation_fraction, seed)

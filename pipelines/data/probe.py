@@ -1,5 +1,6 @@
 """Finds out what every video file really holds, in worker processes with a time limit and a memory cap."""
 
+import functools
 import json
 import os
 import select
@@ -16,6 +17,12 @@ from tqdm import tqdm
 from pipelines.data.data_config import DataConfig
 
 STARTUP_SECONDS = 60.0  # for the imports of a worker on a busy machine
+
+
+@functools.cache
+def say_without_limit() -> None:
+    """Once per process."""
+    print("files are checked without data.probe_memory_mb: this system sets no such limit", file=sys.stderr)
 
 
 class Worker:
@@ -36,7 +43,10 @@ class Worker:
             stderr=subprocess.DEVNULL,
             env=os.environ | limits | {"PYTHONPATH": search},
         )
-        if self._answer(STARTUP_SECONDS) != {"ready": True}:
+        answer = self._answer(STARTUP_SECONDS) or {}
+        if "RLIMIT_AS" in answer.get("refused", []):
+            say_without_limit()
+        if not answer.get("ready"):
             self.stop()
             raise RuntimeError(
                 f"the process that checks files did not start with data.probe_memory_mb={self.memory_mb}; "

@@ -56,7 +56,7 @@ def _decode(path: Path, container: av.container.InputContainer, max_frame: int, 
         return {"error": f"oversized: {width}x{height} is more than data.max_frame_pixels {max_frame}"}
     declared = _declared_frames(path, stream)
     if width * height * declared > max_file:
-        return {"error": f"oversized: its header says {width}x{height} x {declared} frames"}
+        return {"error": f"oversized: its header says {width}x{height} x {declared} frames, {too_many(max_file)}"}
     num_frames, kept, before_last, last, shape, damage = 0, {}, None, None, None, ""
     frames, converter = _until_error(container), VideoReformatter()
     for frame in frames:
@@ -64,7 +64,8 @@ def _decode(path: Path, container: av.container.InputContainer, max_frame: int, 
             damage = frame
             break
         if frame.width * frame.height > max_frame or frame.width * frame.height * (num_frames + 1) > max_file:
-            return {"error": f"oversized: {frame.width}x{frame.height} x {num_frames + 1} frames or more"}
+            what = f"{frame.width}x{frame.height} x {num_frames + 1} frames or more"
+            return {"error": f"oversized: {what}, {too_many(max_file)}"}
         if shape not in (None, (frame.width, frame.height)):
             return {"error": f"its picture size changes at frame {num_frames}"}
         shape, before_last, last = (frame.width, frame.height), last, frame
@@ -85,6 +86,11 @@ def _decode(path: Path, container: av.container.InputContainer, max_frame: int, 
         "fps": float(stream.average_rate or stream.guessed_rate or 0),
         "reader": _agreed_reader(path, num_frames, kept, last.format.name),
     }
+
+
+def too_many(max_file: int) -> str:
+    """What a file holds more of than it may."""
+    return f"more pixels than data.max_file_pixels {max_file}"
 
 
 def _declared_frames(path: Path, stream: av.video.VideoStream) -> int:
@@ -134,14 +140,22 @@ def _reason(error: BaseException) -> str:
     return f"unreadable: {text}"
 
 
+def _set_limit(name: str, most: int) -> bool:
+    """Whether the system takes a limit of this process; macOS, for one, refuses that of memory."""
+    try:
+        resource.setrlimit(getattr(resource, name), (most, most))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def main() -> None:
     """Serves requests {"path", "max_frame_pixels", "max_file_pixels"} until stdin ends; argument: memory cap in MB."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # decoders that print must not disturb the answers
     limit = int(sys.argv[1]) * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    print(json.dumps({"ready": True}), file=answers, flush=True)
+    refused = [name for name, most in (("RLIMIT_AS", limit), ("RLIMIT_CORE", 0)) if not _set_limit(name, most)]
+    print(json.dumps({"ready": True, "refused": refused}), file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         result = check(Path(request["path"]), request["max_frame_pixels"], request["max_file_pixels"])

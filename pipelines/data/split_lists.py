@@ -17,8 +17,10 @@ NOT_VIDEO = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".md", 
 NOT_VIDEO |= {".jpg", ".jpeg", ".png", ".zip", ".rar", ".gz", ".tar", ".npy", ".npz", ".safetensors", ".part", ".sh"}
 
 
-def take_inventory(config: DataConfig) -> Inventory:
+def take_inventory(config: DataConfig, without: Path | None = None) -> Inventory:
     """Finds the files of data.root: a CSV, split lists, class folders, or a folder without classes.
+
+    without: a folder that is no data, wherever it lies: that of the runs.
 
     Raises:
         ValueError: the root or the lists do not exist or contradict themselves.
@@ -28,7 +30,7 @@ def take_inventory(config: DataConfig) -> Inventory:
         raise ValueError(f"data.root {config.root!r} does not exist; give a folder of videos or a CSV of path,label")
     if root.is_file():
         return read_csv(root)
-    walked = sorted(_walk(root))
+    walked = sorted(_walk(root, without))
     paths = [path for path in walked if _is_text(path)]
     if not paths:
         raise ValueError(f"data.root {root} holds no file that could be a video; give a folder of videos or a CSV")
@@ -206,9 +208,9 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _walk(root: Path) -> Iterator[str]:
+def _walk(root: Path, without: Path | None) -> Iterator[str]:
     """Relative paths of files that may be videos; links to folders are followed, once each."""
-    seen = set()
+    seen = {os.path.realpath(without)} if without else set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         subfolders[:] = [] if real in seen else sorted(name for name in subfolders if not name.startswith("."))

@@ -39,7 +39,7 @@ def load_config(schema: type[T], arguments: Sequence[str], default: Path, base: 
     files = [Path(argument) for argument in arguments if is_yaml(argument)]
     config = OmegaConf.structured(schema if base is None else base)
     for path in files or ([default] if base is None else []):
-        for file, content in _with_bases(path, default):
+        for file, content in _with_bases(path, default, schema):
             config = _merge(config, content, f"{file}")
     for argument in (argument for argument in arguments if not is_yaml(argument)):
         config = _merge(config, _read_argument(schema, argument), f"argument {argument!r}")
@@ -79,20 +79,22 @@ def _merge(config: DictConfig, change: DictConfig, origin: str) -> DictConfig:
         raise ValueError(f"{origin}: {_sentence(error)}") from error
 
 
-def _with_bases(path: Path, default: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, DictConfig]]:
+def _with_bases(
+    path: Path, default: Path, schema: type, above: tuple[Path, ...] = ()
+) -> Iterator[tuple[Path, DictConfig]]:
     """A YAML file after those that its `bases: [FILE, ...]` names, relative to its own folder."""
     if path.resolve() in above:
         raise ValueError(f"{above[-1]} names {path} in bases, which begins with it: take it out of one of them")
-    content = _read_yaml(path, default)
+    content = _read_yaml(path, default, schema)
     bases = content.pop("bases", [])
     if not isinstance(bases, ListConfig) and bases != []:
         raise ValueError(f"{path}: bases is {bases!r}, but must be a list of files: [backbones/small.yaml]")
     for base in bases:
-        yield from _with_bases(path.parent / str(base), default, (*above, path.resolve()))
+        yield from _with_bases(path.parent / str(base), default, schema, (*above, path.resolve()))
     yield path, content
 
 
-def _read_yaml(path: Path, default: Path) -> DictConfig:
+def _read_yaml(path: Path, default: Path, schema: type) -> DictConfig:
     if not path.is_file():
         known = ", ".join(str(file) for file in sorted(default.parent.glob("*.yaml"))) or "none"
         raise ValueError(f"there is no configuration file {path} (files in {default.parent}: {known})")
@@ -105,14 +107,41 @@ def _read_yaml(path: Path, default: Path) -> DictConfig:
         raise ValueError(f"{path} cannot be read as YAML: {_sentence(error)}") from error
     if not isinstance(content, DictConfig):
         raise ValueError(f"{path} must hold sections such as `run:` with options below them, but holds a list")
-    return content
+    typed = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # every value as it was written
+    return OmegaConf.create(_texts_as_typed(schema, OmegaConf.to_container(content), typed))
+
+
+def _texts_as_typed(kind: Any, value: Any, typed: Any) -> Any:
+    """`value` with every text that the schema wants, in lists and dicts too, as it was typed: 002, 1e3, No, null.
+
+    kind: the declared type of the value; typed: the same YAML read without looking for numbers and other words. Where a
+    list of texts is wanted, a bare word is a list of one.
+    """
+    inner = typing.get_args(kind)
+    if kind is str:
+        return typed if isinstance(typed, str) else value
+    if typing.get_origin(kind) in (tuple, list) and inner[0] is str:
+        if isinstance(typed, str):
+            return [typed] if typed else value
+        return typed if isinstance(typed, list) and all(isinstance(one, str) for one in typed) else value
+    if isinstance(value, dict) and isinstance(typed, dict):
+        hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+        of_all = inner[1] if typing.get_origin(kind) is dict else None
+        return {
+            name: _texts_as_typed(hints.get(name, of_all), one, typed.get(str(name), one))
+            for name, one in value.items()
+        }
+    return value
 
 
 def _read_argument(schema: type, argument: str) -> DictConfig:
     name, _, value = argument.partition("=")
-    is_text = _field_type(schema, name) is str and not value.startswith(("'", '"'))
+    kind = _field_type(schema, name)
+    is_text = kind is str and not value.startswith(("'", '"'))
     try:
         parsed = value if is_text else yaml.safe_load(value) if value else ""
+        if typing.get_args(kind) and value:
+            parsed = _texts_as_typed(kind, parsed, yaml.load(value, Loader=yaml.BaseLoader))
         # from_dotlist reads numbers such as 1e-4 the YAML 1.2 way; text stays exactly as it was typed (007, 1e3)
         if not is_text and isinstance(parsed, str | int | float):
             return OmegaConf.from_dotlist([argument if value else f"{name}=''"])

@@ -161,6 +161,7 @@ def test_too_many_pixels_in_the_file_are_oversized(tmp_path, make_file) -> None:
     make_file(tmp_path / "b.avi", num_frames=9, height=16, width=16)
     index = index_of(tmp_path, max_file_pixels=16 * 16 * 8)
     assert [entry.path for entry in index.entries] == ["a.avi"] and index.rejected[0][1].startswith("oversized")
+    assert "more pixels than data.max_file_pixels" in index.rejected[0][1], "a person is told what to set"
 
 
 def test_nothing_to_train_on_is_an_error(tmp_path, make_file) -> None:

@@ -153,3 +153,16 @@ def test_a_file_that_is_no_list_is_not_read_as_one(name: str, tmp_path: Path) ->
     made(tmp_path, name)
     with pytest.raises(ValueError, match="is a file, but no CSV of path,label"):
         read(tmp_path / name)
+
+
+# ---------------------------------------------------------------------- what is no data
+
+
+def test_the_folder_of_the_runs_is_no_data(tmp_path: Path) -> None:
+    root = made(tmp_path, "1.mp4", "2.mp4", "runs/mine/sample/x/mp4/00000-a.mp4", "other/3.mp4")
+    config = DataConfig(root=str(root))
+    assert len(take_inventory(config).files) + len(take_inventory(config).rejected) == 4
+    found = take_inventory(config, without=root / "runs")
+    assert {file.path for file in found.files} == {"other/3.mp4"} and len(found.rejected) == 2
+    (tmp_path / "link").symlink_to(root / "runs")
+    assert take_inventory(config, without=root / "runs") == found

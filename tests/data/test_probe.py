@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pipelines.data.data_config import DataConfig
-from pipelines.data.probe import Worker, probe_files
+from pipelines.data.probe import Worker, probe_files, say_without_limit
 from pipelines.data.video_file import read_video, write_video
 
 REPOSITORY = Path(__file__).parents[2]
@@ -142,3 +142,39 @@ def test_hostile_files_need_less_than_a_gigabyte(real_clips) -> None:
         assert peak_kilobytes < 600_000
     finally:
         worker.stop()
+
+
+def test_a_system_without_a_limit_of_memory_is_told_and_used(tmp_path, make_file, monkeypatch, capsys) -> None:
+    """What Python says on macOS; the file is checked all the same."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import resource\n_set = resource.setrlimit\n"
+        "def setrlimit(which, limits):\n"
+        "    if which == resource.RLIMIT_AS:\n        raise ValueError('current limit exceeds maximum limit')\n"
+        "    return _set(which, limits)\nresource.setrlimit = setrlimit\n"
+    )
+    monkeypatch.setattr(Worker, "start", with_site(Worker.start, str(site)))
+    say_without_limit.cache_clear()
+    for name in ("a.avi", "b.avi"):
+        make_file(tmp_path / name, num_frames=7, height=48, width=64)
+        assert probe_files(tmp_path, [name], DataConfig(probe_workers=1))[name]["num_frames"] == 7
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "without data.probe_memory_mb" in said
+
+
+def with_site(start, folder: str):
+    """Worker.start with a folder of Python's own before the repository in its search path."""
+
+    def started(worker: Worker) -> None:
+        original = subprocess.Popen
+
+        def opened(command, **options):
+            options["env"] = options["env"] | {"PYTHONPATH": os.pathsep.join([folder, options["env"]["PYTHONPATH"]])}
+            return original(command, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(subprocess, "Popen", opened)
+            start(worker)
+
+    return started

@@ -67,7 +67,7 @@ def test_files_that_end_before_their_header_says_are_told(tmp_path, make_video) 
     index = build_index(DataConfig(root=str(tmp_path / "videos"), **OPTIONS), 0)
     ((name, what),) = index.cut
     assert name == "cut.avi" and what.endswith(" of 30 frames")
-    assert dict(index.rejected)["liar.avi"] == "oversized: its header says 64x48 x 1000000000 frames"
+    assert dict(index.rejected)["liar.avi"].startswith("oversized: its header says 64x48 x 1000000000 frames")
     assert "1 files end before their header says" in describe_index(index) and what in describe_index(index)
     index.save(tmp_path / "index.json")
     assert ClipIndex.load(tmp_path / "index.json").cut == index.cut

@@ -206,3 +206,43 @@ def test_bases_come_first_in_order_and_circles_are_refused(tmp_path: Path) -> No
     (tmp_path / "first.yaml").write_text("bases: [nothing.yaml]\n")
     with pytest.raises(ValueError, match="no configuration file .*nothing.yaml"):
         load_config(Experiment, [str(tmp_path / "first.yaml")], tmp_path / "first.yaml")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Options that are texts, alone, in lists and by name."""
+
+    one: str = ""
+    several: tuple[str, ...] = ()
+    named: dict[str, str] = field(default_factory=dict)
+    number: float = 0.0
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WithTexts:
+    """A section."""
+
+    section: Texts = field(default_factory=Texts)
+
+
+TYPED = ["002", "010", "0x1F", "1e3", "1_000", "No", "yes", "on", "null", "~", "true", "3.0", "12:30:00", "2026-12-01"]
+
+
+@pytest.mark.parametrize("text", TYPED)
+def test_every_text_stays_as_it_was_typed(text: str, tmp_path: Path) -> None:
+    """In lists and by name too, on the command line and in files: YAML reads numbers, dates and truth in these."""
+    file = tmp_path / "texts.yaml"
+    file.write_text(f"section: {{one: {text}, several: [{text}, b], named: {{key: {text}}}}}\n")
+    arguments = [f"section.one={text}", f"section.several=[{text},b]", f"section.named.key={text}"]
+    expected = Texts(one=text, several=(text, "b"), named={"key": text})
+    for source in ([str(file)], arguments):
+        assert load_config(WithTexts, source, tmp_path, base=WithTexts()).section == expected
+    assert load_config(WithTexts, [f"section.several={text}"], tmp_path, base=WithTexts()).section.several == (text,)
+
+
+def test_what_is_no_text_is_read_as_before(tmp_path: Path) -> None:
+    file = tmp_path / "numbers.yaml"
+    file.write_text("section: {number: 1e-3, weights: {a: 2}, several: []}\n")
+    read = load_config(WithTexts, [str(file), "section.weights.b=0.5"], tmp_path, base=WithTexts()).section
+    assert read == Texts(number=1e-3, weights={"a": 2.0, "b": 0.5})

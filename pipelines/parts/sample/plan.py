@@ -44,7 +44,9 @@ def class_number(wanted: str, names: Sequence[str]) -> int:
     """A class by name or number."""
     if wanted in names:
         return list(names).index(wanted)
-    if wanted.isdigit() and int(wanted) < len(names):
+    by_place = not any(name.isdigit() for name in names)  # else 2 may mean either
+    if wanted.isdigit() and int(wanted) < len(names) and by_place:
         return int(wanted)
     known = ", ".join(names[:10]) + (f" ... ({len(names)} in all)" if len(names) > 10 else "")
-    raise ValueError(f"sample.classes names {wanted!r}, but the classes are {known}, numbered from 0")
+    places = ", numbered from 0" if by_place else ""
+    raise ValueError(f"sample.classes names {wanted!r}, but the classes are {known}{places}")
