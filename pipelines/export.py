@@ -42,8 +42,9 @@ def run(config: Experiment) -> None:
     stage = StageFolder(config.run.root, config.run.name, STAGE)
     with stage.open(select(config, ("sample", "export", "run")), may_change=("*",)):
         model = load_latte(latte_path, torch.device("cpu"), config.sample.ema_length)
-        pipeline = build_pipeline(model, vae_path, sampler_settings(config))
-        changed = sampled_otherwise(config, sampler_settings(config).method_for(model))
+        settings = sampler_settings(config, bool(model.num_classes))
+        pipeline = build_pipeline(model, vae_path, settings)
+        changed = sampled_otherwise(config, settings.method_for(model))
         for difference in changed:
             print(f"{STAGE}: {difference}", file=sys.stderr)
         for layout in LAYOUTS:

@@ -5,6 +5,7 @@ folder below runs/<run>/sample/, so that no set of videos overwrites another; th
 `torchrun` shares it among processes: a video depends on its class and seed, and on nothing else.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def run(config: Experiment) -> None:
         wait()  # the first process has found nothing against it
         model = load_latte(Path(inputs["latte"]["path"]), ranks.device, config.sample.ema_length)
         plan = plan_samples(config, model)
+        if folder.is_main and not model.num_classes and config.sample.guidance_scale != 1 and not config.sample.guide:
+            print(f"{STAGE}: the model has no classes, so sample.guidance_scale has no effect", file=sys.stderr)
         if folder.is_main:
             write_json(folder.path / "samples.json", plan)
         own = plan[ranks.process_index :: ranks.num_processes]  # of the whole plan: others write while this is read
@@ -82,7 +85,8 @@ def generate_videos(
     and "place" (on the arc between the two seeds of sample.interpolate). weak_model: see sample.guide. callback(step,
     num_steps, clean): at every step of a batch, with estimates of its latents.
     """
-    settings, size, seeds = sampler_settings(config), config.sample.batch_size, config.sample.interpolate
+    settings = sampler_settings(config, bool(model.num_classes))
+    size, seeds = config.sample.batch_size, config.sample.interpolate
     arc = interpolate_noise(model, seeds[0], seeds[1], config.sample.per_class) if seeds else {}
     for start in range(0, len(plan), size):
         batch = plan[start : start + size]

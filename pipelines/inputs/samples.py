@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from latte.sampler import SamplerConfig
+from pipelines.data.video_file import read_video
 from pipelines.inputs.experiment import Experiment
 from pipelines.inputs.first_frame import hash_first_frames
 from pipelines.inputs.models import model_paths, resolve_model
@@ -44,8 +45,9 @@ def set_name(config: Experiment) -> str:
     options = {name: value for name, value in options.items() if name not in unset or value != unset[name]}
     hashes = [entry["hash"] for entry in sample_inputs(config).values()]
     digest = hashlib.sha256(json.dumps([options, hashes], sort_keys=True).encode()).hexdigest()
+    guidance = guidance_scale(config, has_classes(model_paths(config)[0]))
     kind = "first_frame-" * bool(sample.first_frame) + "interpolation-" * bool(sample.interpolate)
-    return f"{kind}guidance{sample.guidance_scale:g}-steps{sample.steps}-seed{sample.seed}-{digest[:8]}"
+    return f"{kind}guidance{guidance:g}-steps{sample.steps}-seed{sample.seed}-{digest[:8]}"
 
 
 def sample_folder(config: Experiment) -> Path:
@@ -56,9 +58,21 @@ def sample_folder(config: Experiment) -> Path:
     return path
 
 
-def sampler_settings(config: Experiment) -> SamplerConfig:
-    """The options of the section `sample` that the sampler reads."""
-    return SamplerConfig(**{field.name: getattr(config.sample, field.name) for field in fields(SamplerConfig)})
+def sampler_settings(config: Experiment, has_classes: bool) -> SamplerConfig:
+    """The options of the section `sample` that the sampler reads; without classes there is nothing to guide to."""
+    options = {field.name: getattr(config.sample, field.name) for field in fields(SamplerConfig)}
+    return SamplerConfig(**options | {"guidance_scale": guidance_scale(config, has_classes)})
+
+
+def guidance_scale(config: Experiment, has_classes: bool) -> float:
+    """sample.guidance_scale, and 1, which is none, for a model without classes that no other one guides."""
+    return config.sample.guidance_scale if has_classes or config.sample.guide else 1.0
+
+
+def has_classes(latte: Path) -> bool:
+    """Whether a saved transformer was trained with classes."""
+    saved = json.loads((latte / "config.json").read_text(encoding="utf-8"))
+    return bool(saved.get("architecture", {}).get("classes"))
 
 
 def sample_file(folder: Path, entry: dict, kind: str) -> Path:
@@ -68,12 +82,12 @@ def sample_file(folder: Path, entry: dict, kind: str) -> Path:
 
 
 def read_samples(folder: Path) -> tuple[list[dict], Tensor]:
-    """samples.json and the videos (n, t, h, w, 3) uint8, exact; ValueError when they were saved as mp4 only."""
+    """samples.json and the videos (n, t, h, w, 3) uint8, exact, or as the mp4 shows them where that alone was saved."""
     plan = json.loads((folder / "samples.json").read_text())
-    files = [sample_file(folder, entry, "lossless") for entry in plan]
-    for file in files:
-        if not file.exists():
-            raise ValueError(
-                f"{file} is missing: scores need lossless samples, run sample.py with sample.save=[mp4,lossless]"
-            )
-    return plan, torch.stack([load_file(file)["video"] for file in files])
+    return plan, torch.stack([read_sample(folder, entry) for entry in plan])
+
+
+def read_sample(folder: Path, entry: dict) -> Tensor:
+    """One video (t, h, w, 3) uint8 in the best format that is there."""
+    lossless = sample_file(folder, entry, "lossless")
+    return load_file(lossless)["video"] if lossless.exists() else read_video(sample_file(folder, entry, "mp4"))

@@ -126,7 +126,7 @@ def judge_given(config: Experiment, model: Any) -> Record:
     chosen = [positions[i] for i in evenly_spaced(len(positions), NUM_GIVEN)]
     latents = cache.latents(chosen, whiten=False)
     labels = [number % len(cache.classes) for number in range(len(chosen))]
-    settings, given = sampler_settings(config), {"keyframe": latents["keyframe"]}
+    settings, given = sampler_settings(config, bool(model.num_classes)), {"keyframe": latents["keyframe"]}
     samples = list(generate(model, labels, labels_to_seeds(labels), settings, BATCH, torch.device("cpu"), None, given))
     made = {part: torch.stack([one["latents"][part] for one in samples]) for part in latents}
     readings, real = (

@@ -34,7 +34,7 @@ def animate_pictures(config: Experiment, index: ClipIndex) -> list[tuple[str, li
     frames = torch.stack([clips[i]["video"][:, 0] for i in evenly_spaced(len(clips), NUM_PICTURES + 2)[1:-1]])
     with autocast(device, config.sample.precision):
         keyframes = encode_first_frame(vae, frames.to(device))
-    count, settings = len(frames), sampler_settings(config)
+    count, settings = len(frames), sampler_settings(config, has_classes=True)
     rows = []
     for label in evenly_spaced(model.num_classes, NUM_CLASSES):
         seeds = range(config.sample.seed, config.sample.seed + count)

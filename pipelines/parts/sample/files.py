@@ -4,13 +4,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pipelines.data.pictures import label_rows, tile
-from pipelines.data.video_file import read_video, write_gif, write_video
+from pipelines.data.video_file import write_gif, write_video
 from pipelines.inputs.experiment import Experiment
-from pipelines.inputs.samples import sample_file
+from pipelines.inputs.samples import read_sample, sample_file
 
 GRID_COLUMNS, GRID_ROWS = 8, 16
 
@@ -39,10 +39,7 @@ def write_grid(folder: Path, plan: Sequence[dict], config: Experiment) -> None:
     for entry in plan:
         row = rows.get(entry["class"] or "", [])
         if len(row) < GRID_COLUMNS and (row or len(rows) < GRID_ROWS):
-            if "lossless" in config.sample.save:
-                row.append(load_file(sample_file(folder, entry, "lossless"))["video"])
-            else:
-                row.append(read_video(sample_file(folder, entry, "mp4")))
+            row.append(read_sample(folder, entry))
             rows[entry["class"] or ""] = row
     first = next(iter(rows.values()))[0]
     grid = label_rows(tile(list(rows.values())), list(rows), first.shape[1])
