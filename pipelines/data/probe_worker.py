@@ -46,9 +46,9 @@ def check(path: Path, max_frame_pixels: int, max_file_pixels: int) -> dict[str, 
 
 
 def _decode(path: Path, container: av.container.InputContainer, max_frame: int, max_file: int) -> dict:
-    if not container.streams.video:
+    stream = frame_reader.video_stream(container)
+    if stream is None:
         return {"error": "no video stream" + (" (audio only)" if container.streams.audio else "")}
-    stream = container.streams.video[0]
     if stream.codec_context is None:
         return {"error": "no decoder for its video (encrypted or an unknown codec)"}
     width, height = stream.codec_context.width, stream.codec_context.height
@@ -104,7 +104,7 @@ def _declared_frames(path: Path, stream: av.video.VideoStream) -> int:
 def _until_error(container: av.container.InputContainer) -> Iterator[av.VideoFrame | str]:
     """Frames up to the first damage, then its description: those frames are what a reader can deliver."""
     try:
-        for packet in container.demux(video=0):
+        for packet in container.demux(frame_reader.video_stream(container)):
             if packet.has_sidedata("encryption_info"):
                 raise ValueError("its video is encrypted")
             yield from packet.decode()

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pipelines.data.data_config import DataConfig
+from pipelines.data.frame_reader import video_stream
 from pipelines.data.probe import probe_files
 from pipelines.data.video_file import read_video
 from pipelines.data.video_sources import list_files
@@ -156,7 +157,9 @@ def _from_probe(root: Path, name: str, answer: dict) -> VideoFacts:
     if reason := answer.get("error"):
         raise ValueError(f"{root / name} cannot be scored ({reason}): repair or remove it")
     with av.open(str((root / name).absolute())) as container:
-        context = container.streams.video[0].codec_context
+        stream = video_stream(container)
+        assert stream is not None, "it was checked"
+        context = stream.codec_context
         lossless = context.name in LOSSLESS_CODECS and (context.pix_fmt or "").startswith(("rgb", "bgr", "gbr"))
         codec = "" if lossless else context.name
     num_frames, height, width = (int(answer[key]) for key in ("num_frames", "height", "width"))
