@@ -1,5 +1,5 @@
 # make demo: the whole chain on the embedded data set, ending in runs/demo/report/index.html
-# make showcase: the same with four times the clips, planned for two hours on two CPU cores
+# make showcase: the same with four times the clips, trained longer: 80 minutes on two slow CPU cores
 # make weights: pretrained networks for published scores and the perceptual loss (175 MB to download, docs/weights.md)
 # make test, make lint: the tests; style and types
 # make studies: the command of every page in docs/results, as small as it gets (five minutes)

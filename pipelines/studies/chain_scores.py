@@ -14,8 +14,10 @@ from pipelines.studies.result_rows import Rows, markdown_table, round_floats
 from pipelines.studies.study import Case, Measured, Study, StudySection
 
 
-def chain_study(name: str, config: str, clips: Callable[[StudySection], list[str]]) -> Study:
-    """The study of one run of the chain; clips: the words that name its data."""
+def chain_study(
+    name: str, config: str, clips: Callable[[StudySection], list[str]], based_on: tuple[str, ...] = ()
+) -> Study:
+    """The study of one run of the chain; clips: the words that name its data; based_on: files that config begins with."""
 
     def cases(options: StudySection) -> list[Case]:
         return [Case({"config": config}, seed=0)]
@@ -34,7 +36,7 @@ def chain_study(name: str, config: str, clips: Callable[[StudySection], list[str
             yield Measured(case, round_floats(summary), provenance["git_commit"])
 
     tables = {"scores": scores, "seconds": seconds}
-    return Study(name, (*CHAIN_CODE, "pipelines.chain", config), cases, measure, tables)
+    return Study(name, (*CHAIN_CODE, "pipelines.chain", config, *based_on), cases, measure, tables)
 
 
 def scores(rows: Rows) -> str:

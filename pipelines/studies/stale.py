@@ -13,6 +13,7 @@ from pipelines.studies.study import RESULTS, Study
 STUDIES = (
     *(
         "demo",
+        "showcase",
         "actions64",
         "vae_ablation",
         "objective",
