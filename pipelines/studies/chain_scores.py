@@ -17,7 +17,7 @@ from pipelines.studies.study import Case, Measured, Study, StudySection
 def chain_study(
     name: str, config: str, clips: Callable[[StudySection], list[str]], based_on: tuple[str, ...] = ()
 ) -> Study:
-    """The study of one run of the chain; clips: the words that name its data; based_on: files that config begins with."""
+    """The study of one run of the chain; clips: words that name its data; based_on: files that config begins with."""
 
     def cases(options: StudySection) -> list[Case]:
         return [Case({"config": config}, seed=0)]

@@ -1,4 +1,4 @@
-"""What `make showcase` gives, on the embedded moving shapes: python -m pipelines.studies.showcase [study.key=value ...]"""
+"""What `make showcase` gives, on the embedded shapes: python -m pipelines.studies.showcase [study.key=value ...]"""
 
 from pipelines.studies.chain_scores import chain_study
 from pipelines.studies.demo import embedded
