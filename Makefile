@@ -2,7 +2,7 @@
 # make showcase: the same with four times the clips, trained longer: 80 minutes on two slow CPU cores
 # make weights: pretrained networks for published scores and the perceptual loss (175 MB to download, docs/weights.md)
 # make test, make lint: the tests; style and types
-# make studies: the command of every page in docs/results, as small as it gets (five minutes)
+# make studies: the command of every page in docs/results, as small as it gets (seven minutes)
 # make docs: what is generated in docs/: options of the stages, the picture, which results earlier code made
 # make faults: kills, full disks, damaged files and the like, hundreds of them; writes docs/results/faults.md (up to 90 minutes)
 # Each makes .venv from requirements.lock when it is not there, when the lock changed, or when an install was cut short.
